@@ -1,0 +1,51 @@
+# `make` lists what there is to do. Everything runs in .venv, which is made on first use.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TORCH := $(shell grep '^torch==' requirements.lock)
+# Two tests at a time, one thread each: small matrices gain nothing from more.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
+
+.DEFAULT_GOAL := help
+.PHONY: help venv train test test-slow lint format check-readme clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+venv: $(STAMP) ## install the package and its tools into .venv, at the versions of requirements.lock
+
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "trm_lightning needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
+	  echo "Name another one: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet -r requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+train: $(STAMP) ## train on the built-in corpus; more settings with ARGS="model=ar seed=1"
+	$(BIN)/python -m trm_lightning.train experiment=quickstart $(ARGS)
+
+test: $(STAMP) ## run the quick tests; choose some with ARGS="tests/test_cli_check.py"
+	$(PYTEST) $(ARGS)
+
+test-slow: $(STAMP) ## run the slow tests alone
+	$(PYTEST) -m slow $(ARGS)
+
+lint: $(STAMP) ## check style and types (ruff, mypy)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP) ## rewrite the files in the project's style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check-readme: $(STAMP) ## run README.md's commands (the long ones are only composed)
+	$(BIN)/python tests/readme_commands.py README.md
+
+clean: ## remove .venv and what tools left; runs in outputs/ stay
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

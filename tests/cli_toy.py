@@ -1,0 +1,161 @@
+"""A small command with configs of its own, for the tests of the command line."""
+
+import contextlib
+import importlib.util
+import io
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from trm_lightning.cli.schema import SCHEMAS
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+TOY = '''
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from trm_lightning.cli import command
+from trm_lightning.cli.schema import SCHEMAS, Budget
+from trm_lightning.errors import UserError
+
+
+class Model:
+    runtime_arguments = frozenset({"vocabulary"})
+
+    def __init__(
+        self, vocabulary: int, width: int, dropout: float = 0.0,
+        norm: Literal["pre", "post"] = "pre", sizes: "list[int] | None" = None,
+    ) -> None:
+        if width == 666:
+            raise UserError("width=666 is cursed", "Choose another.")
+
+
+@dataclass
+class Toy:
+    model: object
+    trainer: object
+    experiment_name: str
+    seed: int
+    context: int
+    resume: str | None
+    budget: Budget
+    act: str
+
+
+SCHEMAS["toy"] = Toy
+
+
+@command("toy")
+def main(cfg):
+    """Do what `act` says,
+    in two lines.
+
+    Examples:
+      trm-toy model=large
+    """
+    from hydra.core.hydra_config import HydraConfig
+    from hydra.utils import instantiate
+
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    print(f"seed={cfg.seed} context={cfg.context} width={cfg.model.width} resume={cfg.resume}")
+    print(f"PL_GLOBAL_SEED={os.environ.get('PL_GLOBAL_SEED')}")
+    os.environ["PL_GLOBAL_SEED"] = "17"
+    instantiate(cfg.model, vocabulary=9)
+    if cfg.act in ("checkpoint", "checkpoint_and_mistake"):
+        (folder / "checkpoints").mkdir(exist_ok=True)
+        (folder / "checkpoints" / "last.ckpt").write_text("weights")
+    if cfg.act == "finish":
+        (folder / "results.json").write_text("{}")
+    if cfg.act == "crash":
+        raise RuntimeError("bad luck")
+    if cfg.act == "checkpoint_and_mistake":
+        raise UserError("too late", "")
+    if cfg.act == "interrupt":
+        raise KeyboardInterrupt
+    if cfg.act == "interrupt_in_lightning":
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            raise SystemExit(1)
+    return float(cfg.seed)
+
+
+if __name__ == "__main__":
+    main()
+'''
+
+CONFIGS = {
+    "toy.yaml": """
+defaults: [_self_, {model: small}, {hydra: default}, {experiment: null}]
+experiment_name: ${hydra:runtime.choices.model}_toy
+seed: 0
+context: ${sub:${model.width},1}
+resume: null
+budget: {steps: 10, epochs: 0.5}
+act: nothing
+trainer: {devices: 1}
+""",
+    "model/small.yaml": "{_target_: toy.Model, width: 4}",
+    "model/large.yaml": "{_target_: toy.Model, width: 64, norm: post}",
+    "model/open.yaml": "_target_: toy.Model\nwidth: ???",
+    "experiment/typo.yaml": "# @package _global_\nmodel: {widht: 3}\nsede: 1",
+    "experiment/broken.yaml": "# @package _global_\nseed: [1, 2",
+    "experiment/lost.yaml": "# @package _global_\nseed: ${sead}",
+    "experiment/target.yaml": "# @package _global_\nmodel: {_target_: toy.Modle}",
+}
+
+
+def write_project(folder: Path) -> Path:
+    """Write the command and its configs; the folder is then a working directory for `run`."""
+    for name, text in CONFIGS.items():
+        path = folder / "conf" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    shutil.copytree(REPOSITORY / "conf" / "hydra", folder / "conf" / "hydra")
+    (folder / "toy.py").write_text(TOY)
+    return folder
+
+
+def run(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """Run the command in a process of its own, as a user would."""
+    return subprocess.run(
+        [sys.executable, "-m", "toy", "--config-path", "conf", *args],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": f"{folder}:{REPOSITORY}", **env},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def call(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:
+    """As `run`, but in this process, which saves Python's start: for calls that run nothing."""
+    command = [str(folder / "toy.py"), "--config-path", "conf", *args]
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    spec = importlib.util.spec_from_file_location("toy", folder / "toy.py")
+    assert spec and spec.loader
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", command)
+        patch.chdir(folder)
+        toy = importlib.util.module_from_spec(spec)
+        patch.setitem(sys.modules, "toy", toy)
+        patch.setitem(SCHEMAS, "toy", None)  # the module puts its own; taken away afterwards
+        spec.loader.exec_module(toy)
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            try:
+                toy.main()
+            except SystemExit as stop:
+                status = int(stop.code or 0)
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def runs(folder: Path) -> list[Path]:
+    """The run folders that there are."""
+    return sorted(path.parent for path in (folder / "outputs").glob("**/.hydra"))

@@ -1,0 +1,60 @@
+"""Fixtures: the real configs, composed and shrunk to run in a second."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import conf_dir
+
+Configure = Callable[..., DictConfig]
+
+# What makes a run small enough for a test; the config is the real one otherwise.
+TINY = (
+    "trainer=cpu",
+    "logger=none",
+    "progress=false",
+    "threads=1",
+    "data.corpus.train_words=3000",
+    "+data.corpus.val_words=600",
+    "+data.corpus.test_words=600",
+    "data.window_size=16",
+    "data.batch_size=8",
+    "model.net.width=16",
+    "model.net.n_heads=2",
+    "budget={steps:8,tokens:null,epochs:null}",
+    "eval_every=4",
+    "log_every=1",
+    "checkpoint_every=2",
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep token caches of tests away from the user's."""
+    before = os.environ.get("TRM_CACHE_DIR")
+    os.environ["TRM_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["TRM_CACHE_DIR"]
+    else:
+        os.environ["TRM_CACHE_DIR"] = before
+
+
+@pytest.fixture
+def configure(tmp_path: Path) -> Configure:
+    """Compose conf/train.yaml with TINY and the given overrides; the run goes to tmp_path."""
+
+    def composed(*overrides: str, folder: str = "run") -> DictConfig:
+        resolvers.register()
+        run = tmp_path / folder
+        run.mkdir(exist_ok=True)
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            names = [f"run_dir={run}", "experiment_name=test"]
+            return compose("train", [*TINY, *overrides, *names])
+
+    return composed

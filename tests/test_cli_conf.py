@@ -1,0 +1,46 @@
+"""Every config that the package ships composes and fits what it names."""
+
+from pathlib import Path
+
+import pytest
+
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import Call, check_call, compose_or_explain, composer, conf_dir
+from trm_lightning.errors import UserError
+
+COMMANDS = sorted(path.stem for path in conf_dir().glob("*.yaml"))
+
+
+def call(command: str) -> Call:
+    resolvers.register()
+    return Call(command, conf_dir(), command, config_dir=None, multirun=False)
+
+
+def calls(command: str) -> list[list[str]]:
+    """As few calls as it takes to make every choice of every group of the command once."""
+    with composer(call(command)) as composed:
+        chosen = compose_or_explain(composed, []).hydra.runtime.choices
+        groups = [str(group) for group in chosen if not str(group).startswith("hydra")]
+        choices = {group: composed.choices(group) for group in groups}
+    # An experiment sets keys of the model and data that it chooses, and so stands alone.
+    alone = [f"experiment={name}" for name in choices.pop("experiment", [])]
+    needed = max(map(len, choices.values()), default=0)
+    return [[experiment] for experiment in alone] + [
+        [f"{group}={names[i % len(names)]}" for group, names in choices.items() if names]
+        for i in range(needed)
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_defaults_and_every_choice_compose_and_fit(command: str) -> None:
+    for overrides in [[], *calls(command)]:
+        try:
+            check_call(call(command), overrides)
+        except UserError as error:
+            # What only the user can know, such as the path of a text, is the one thing to lack.
+            lines = [line for line in error.what.splitlines() if "problems:" not in line]
+            assert all("must be given" in line for line in lines), (overrides, error.what)
+
+
+def test_conf_is_the_checkouts() -> None:
+    assert conf_dir() == Path(__file__).resolve().parent.parent / "conf"

@@ -1,0 +1,167 @@
+"""Run folders, exit statuses, what is kept of a failure, and resuming."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_toy import run, runs, write_project
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    return write_project(tmp_path)
+
+
+def test_runs_of_one_second_have_folders_of_their_own(project: Path) -> None:
+    for _ in range(2):
+        result = run(project, "hydra.run.dir=outputs/fixed-second_${run_id:}")
+        assert result.returncode == 0, result.stderr
+        assert "seed=0 context=3 width=4 resume=None" in result.stdout
+    assert len(runs(project)) == 2
+
+
+def test_default_folder_is_named_by_date_and_experiment(project: Path) -> None:
+    run(project, "model=large", "experiment_name=a/b c")
+    (folder,) = runs(project)
+    date, name = folder.relative_to(project / "outputs").parts
+    assert len(date) == 10 and name.split("_")[1] == "a-b-c"
+    assert (folder / "toy.log").is_file()
+
+
+def test_exception_is_kept_and_shown(project: Path) -> None:
+    result = run(project, "act=crash")
+    (folder,) = runs(project)
+    assert result.returncode == 1
+    for text in (result.stderr, (folder / "error.txt").read_text()):
+        assert "RuntimeError: bad luck" in text
+    assert str(folder / "error.txt") in result.stderr
+
+
+def test_late_mistake_removes_the_folder_made_for_it(project: Path) -> None:
+    result = run(project, "model.width=666")  # raised by a constructor, inside instantiate
+    assert result.returncode == 2
+    assert "width=666 is cursed" in result.stderr and "Choose another." in result.stderr
+    assert "Traceback" not in result.stderr
+    assert list((project / "outputs").iterdir()) == []
+
+
+def test_late_mistake_keeps_checkpoints_and_folders_of_others(project: Path) -> None:
+    assert run(project, "act=checkpoint_and_mistake").returncode == 2
+    assert len(runs(project)) == 1
+    (project / "mine").mkdir()
+    (project / "mine" / "notes.txt").write_text("dear")
+    assert run(project, "model.width=666", "hydra.run.dir=mine").returncode == 2
+    assert (project / "mine" / "notes.txt").read_text() == "dear"
+
+
+@pytest.mark.parametrize("act", ["interrupt", "interrupt_in_lightning"])
+def test_interrupt_is_one_line(project: Path, act: str) -> None:
+    result = run(project, f"act={act}")
+    assert result.returncode == 130
+    assert result.stderr.strip() == "Interrupted"
+
+
+def test_sweep_goes_on_after_a_failure(project: Path) -> None:
+    result = run(project, "act=crash,nothing,checkpoint", "model.width=8", "seed=3", "-m")
+    assert result.returncode == 1
+    assert "2 of 3 jobs completed" in result.stdout
+    folders = runs(project)
+    names = [folder.name for folder in folders]
+    assert names == ["0_act=crash", "1_act=nothing", "2_act=checkpoint"]
+    status = [json.loads((folder / "status.json").read_text()) for folder in folders]
+    assert [job["status"] for job in status] == ["failed", "completed", "completed"]
+    assert [job["value"] for job in status] == [None, 3.0, 3.0]
+    assert "bad luck" in (folders[0] / "error.txt").read_text()
+    table = [line for line in result.stdout.splitlines() if "act=crash" in line][-1]
+    assert "failed" in table and "bad luck" in table and "seed=3" not in table
+
+
+def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path) -> None:
+    result = run(project, "seed=1,2", "hydra.sweeper.max_batch_size=1", "-m")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("PL_GLOBAL_SEED=None") == 2  # each job sets it to 17
+
+
+def test_sweep_refuses_several_devices(project: Path) -> None:
+    result = run(project, "seed=1,2", "trainer.devices=2", "-m")
+    assert result.returncode == 1
+    assert result.stderr.count("Set trainer.devices=1") == 2
+
+
+def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path) -> None:
+    run(project, "model=large", "seed=5", "act=checkpoint")
+    (folder,) = runs(project)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    for place in (folder.relative_to(project), checkpoint):
+        result = run(project, f"resume={place}", "act=nothing")
+        assert f"seed=5 context=63 width=64 resume={checkpoint}" in result.stdout, result.stderr
+    assert runs(project) == [folder]
+
+
+def test_mistake_in_a_resumption_is_not_stored(project: Path) -> None:
+    run(project, "seed=5", "act=checkpoint")
+    (folder,) = runs(project)
+    stored = (folder / ".hydra" / "overrides.yaml").read_text()
+    assert run(project, f"resume={folder}", "model.width=666").returncode == 2
+    assert (folder / ".hydra" / "overrides.yaml").read_text() == stored
+    assert (folder / "checkpoints" / "last.ckpt").is_file()
+
+
+def test_resume_keeps_group_given_again(project: Path) -> None:
+    run(project, "model=large", "act=checkpoint")
+    (folder,) = runs(project)
+    assert "width=4" in run(project, f"resume={folder}", "model=small").stdout
+
+
+def test_resume_finds_the_configs_of_the_run(project: Path) -> None:
+    (project / "mine" / "model").mkdir(parents=True)
+    (project / "mine" / "model" / "mine.yaml").write_text("{_target_: toy.Model, width: 5}")
+    run(project, "--config-dir", "mine", "model=mine", "act=checkpoint")
+    (folder,) = runs(project)
+    result = run(project, f"resume={folder}")
+    assert "width=5" in result.stdout, result.stderr
+
+
+def test_resume_without_checkpoint_says_so(project: Path) -> None:
+    run(project)
+    (folder,) = runs(project)
+    result = run(project, f"resume={folder}")
+    assert result.returncode == 2
+    assert "has no checkpoints/last.ckpt" in result.stderr
+
+
+def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(project: Path) -> None:
+    run(project, "seed=5", "act=checkpoint")
+    (folder,) = runs(project)
+    checkpoint = folder / "checkpoints" / "last.ckpt"
+    assert f"resume={checkpoint}" in run(project, "act=checkpoint", "seed=5", "resume=auto").stdout
+    assert "resume=None" in run(project, "seed=6", "act=checkpoint", "resume=auto").stdout
+    assert len(runs(project)) == 2
+    (folder / "results.json").write_text("{}")
+    assert "resume=None" in run(project, "seed=5", "act=checkpoint", "resume=auto").stdout
+    assert len(runs(project)) == 3
+
+
+def test_second_process_of_a_launch_stays_silent(project: Path) -> None:
+    """As Lightning starts it: the same command with LOCAL_RANK set and the first one's folder."""
+    (project / "first").mkdir()
+    extra = ['hydra.run.dir="first"', "hydra.job.name=train_ddp_process_1"]
+    result = run(project, "model.width=666", *extra, "hydra.output_subdir=null", LOCAL_RANK="1")
+    assert result.returncode == 2
+    assert result.stderr == ""
+    assert (project / "first").is_dir() and not (project / "outputs").exists()
+
+
+def test_ranks_of_torchrun_share_a_folder(project: Path) -> None:
+    shared = {
+        "TORCHELASTIC_RUN_ID": "job7",
+        "MASTER_ADDR": "node0",
+        "MASTER_PORT": "29500",
+        "WORLD_SIZE": "2",
+        "LOCAL_WORLD_SIZE": "1",
+    }
+    for rank in "01":
+        result = run(project, RANK=rank, LOCAL_RANK="0", **shared)
+        assert result.returncode == 0, result.stderr
+    (folder,) = runs(project)
+    assert (folder / "toy_rank1.log").is_file()

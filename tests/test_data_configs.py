@@ -1,0 +1,65 @@
+"""Every file of conf/data makes a data module, and where its text is at hand, batches."""
+
+from pathlib import Path
+
+import pytest
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from trm_lightning.data import TextDataModule
+from trm_lightning.errors import UserError
+
+FOLDER = Path(__file__).parents[1] / "conf" / "data"
+NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+# What is known about each data set where its text is at hand: vocabulary, tokens of each split.
+FACTS = {
+    "builtin_char": (51, [1_383_148, 138_719, 138_891]),
+    "builtin_word": (287, [300_035, 30_122, 30_228]),
+    "shakespeare_char": (65, [1_003_854, 111_540]),
+    "shakespeare_word": (5000, [236_083, 26_844]),
+    "text": (4, [180, 20]),
+    "wikitext2_word": (33_278, [2_088_628, 217_646, 245_569]),
+}
+
+
+def config(name: str, folder: Path) -> DictConfig:
+    data = OmegaConf.load(FOLDER / f"{name}.yaml")
+    if name == "text":
+        path = folder / "text.txt"
+        path.write_text("abcd" * 50)
+        data.path, data.level = str(path), "char"
+    return OmegaConf.create({"seed": 7, "data": data}).data
+
+
+def test_every_documented_data_set_has_a_file():
+    assert {*FACTS, "wikitext2_char", "wikitext103_word", "wikitext103_bpe"} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_file_makes_a_data_module_that_works(name, tmp_path, monkeypatch):
+    data = instantiate(config(name, tmp_path), cache_dir=str(tmp_path / "cache"))
+    assert isinstance(data, TextDataModule)
+    assert data.seed == 7  # that of the run
+    monkeypatch.setattr("pooch.HTTPDownloader.__call__", refuse)
+    monkeypatch.setattr("time.sleep", lambda seconds: None)
+    try:
+        data.prepare_data()
+    except UserError as error:
+        if "could not be downloaded" not in error.what or name.startswith("builtin"):
+            raise
+        pytest.skip(f"the text is not at hand: {error.what}")
+    data.setup()
+    batch = next(iter(data.train_batches(1)))
+    assert batch.shape == (data.batch_size, data.window_size)
+    assert batch.min() >= 0 and batch.max() < data.vocab_size
+    if name in FACTS:
+        sizes = [split.n_tokens for split in data.splits.values()]
+        assert (data.vocab_size, sizes) == FACTS[name]
+
+
+def refuse(self, *arguments, **keywords):
+    raise ConnectionError("tests do not download")
+
+
+def test_the_text_of_a_user_needs_a_path():
+    assert OmegaConf.is_missing(OmegaConf.load(FOLDER / "text.yaml"), "path")

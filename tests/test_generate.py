@@ -1,0 +1,185 @@
+"""The generate command on a run folder made here."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+
+from trm_lightning.data import (
+    BPETokenizer,
+    CharacterTokenizer,
+    Tokenizer,
+    WhitespaceTokenizer,
+    WordTokenizer,
+)
+from trm_lightning.errors import UserError
+from trm_lightning.generation import count_passes, generate, text_pieces
+from trm_lightning.nets import AutoregressiveNet, RecursiveNet
+
+TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3
+NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads": 2}
+TRM = {"chunk_size": 2, "n_refinements": 2, "n_recursions": 1}
+SETTINGS: dict[str, Any] = {
+    "prompt": "to be", "n_tokens": 30, "n_samples": 1, "temperature": 0.8, "top_k": None,
+    "top_p": None, "seed": 1, "device": "cpu",
+}  # fmt: skip
+
+
+def make_run(folder: Path, **recursion: Any) -> Path:
+    """Write an untrained run's last checkpoint, as training leaves it."""
+    tokenizer = WordTokenizer(min_count=1).fit([TEXT], [])
+    kind = RecursiveNet if recursion else AutoregressiveNet
+    torch.manual_seed(0)
+    net = kind(vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id, **NET, **recursion)
+    target = f"trm_lightning.nets.{kind.__name__}"
+    (folder / "checkpoints").mkdir(parents=True)
+    checkpoint = {
+        "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()},
+        "ema": None,
+        "counters": {"optimizer_steps": 0},
+        "run": {
+            "config": {"model": {"net": {"_target_": target, **NET, **recursion}}},
+            "tokenizer": tokenizer.state(),
+        },
+    }
+    torch.save(checkpoint, folder / "checkpoints" / "last.ckpt")
+    return folder
+
+
+def run_generate(run: Path, **changes: Any) -> None:
+    generate(OmegaConf.create(SETTINGS | {"run": str(run)} | changes))
+
+
+TOKENIZERS: list[Tokenizer] = [
+    CharacterTokenizer().fit([TEXT], []),
+    CharacterTokenizer(min_count=4).fit([TEXT], []),  # has an unknown character
+    WordTokenizer(min_count=1).fit([TEXT], []),
+    WhitespaceTokenizer().fit([TEXT], []),
+    BPETokenizer(vocab_size=270).fit([TEXT], []),  # most of é, 雪 and ☃ in bytes
+]
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=lambda t: t.kind)
+@pytest.mark.parametrize("n_prompt", [0, 1, 25])
+def test_pieces_put_together_are_the_decoded_text(tokenizer: Tokenizer, n_prompt: int) -> None:
+    ids = tokenizer.encode(TEXT).tolist()
+    prompt, rest = ids[:n_prompt], ids[n_prompt:]
+    pieces = list(text_pieces(tokenizer, prompt, rest))
+    assert tokenizer.decode(prompt) + "".join(pieces) == tokenizer.decode(ids)
+    assert len(pieces) > len(rest) / 2  # streamed, not held back to the end
+
+
+def test_no_part_of_a_character_is_shown() -> None:
+    tokenizer = TOKENIZERS[-1]
+    ids = tokenizer.encode(TEXT).tolist()
+    assert "\ufffd" in "".join(tokenizer.token(i) for i in ids)  # what this test is about
+    assert "\ufffd" not in "".join(text_pieces(tokenizer, [], ids))
+
+
+def test_text_that_ends_within_a_character_is_shown_all_the_same() -> None:
+    tokenizer = TOKENIZERS[-1]
+    ids = tokenizer.encode("be 雪").tolist()[:-1]
+    assert "".join(text_pieces(tokenizer, [], ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("recursion", [{}, TRM])
+def test_the_same_seed_writes_the_same_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recursion: dict[str, Any]
+) -> None:
+    run = make_run(tmp_path / "run", **recursion)
+    texts = []
+    for seed in (1, 1, 2):
+        run_generate(run, seed=seed)
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1] != texts[2]
+    assert texts[0].startswith("to be")
+    assert len(texts[0].split()) > 15
+
+
+def test_samples_differ_and_the_last_line_counts_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_generate(make_run(tmp_path / "run"), n_samples=2, n_tokens=15)
+    shown = capsys.readouterr()
+    _, first, second = shown.out.split("---\n")
+    assert first.splitlines()[0] != second.splitlines()[0]
+    assert "30 tokens in" in shown.err and "1.0 passes" in shown.err
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+@pytest.mark.parametrize("n_layers", [1, 2])
+def test_passes_are_those_of_the_encoder_and_of_the_refinements(
+    attention: str, n_layers: int
+) -> None:
+    shape = NET | {"n_layers": n_layers, "vocab_size": 5, "start_token": 0}
+    net = RecursiveNet(**shape, **TRM, chunk_start="query", attention=attention).eval()
+    with torch.no_grad(), count_passes(net) as passes:
+        net.log_probs(torch.zeros(1, 2, dtype=torch.long))
+    # Encode once; each of the chunk's 2 tokens takes 2 refinements of 1 + 1 passes.
+    assert len(passes) == 1 + 2 * 2 * 2
+    net.log_probs(torch.zeros(1, 2, dtype=torch.long))
+    assert len(passes) == 9  # nothing counts on afterwards
+
+
+def test_words_outside_the_vocabulary_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = make_run(tmp_path / "run")
+    run_generate(run, prompt="to zyx be qwv", n_tokens=1)
+    assert "2 of the prompt's 4 tokens are not in the vocabulary" in capsys.readouterr().err
+    run_generate(run, prompt="to be", n_tokens=1)
+    assert "vocabulary" not in capsys.readouterr().err
+
+
+def test_a_model_given_the_answer_writes_without_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    warm = TRM | {"chunk_start": "target", "factorization": "parallel"}
+    run_generate(make_run(tmp_path / "warm", **warm))
+    assert "with the answer in view" in capsys.readouterr().err
+    run_generate(make_run(tmp_path / "blind", **TRM))
+    assert "answer" not in capsys.readouterr().err
+
+
+def test_an_empty_prompt_is_enough(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_generate(make_run(tmp_path / "run", **TRM), prompt="")
+    assert len(capsys.readouterr().out.split()) > 10
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"n_samples": 0}, "n_samples"),
+        ({"top_k": -3}, "top_k"),
+        ({"device": "gpu9"}, "gpu9"),
+        ({"device": "cuda:63"}, "cuda:63"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        run_generate(make_run(tmp_path / "run"), **changes)
+
+
+def test_a_missing_run_is_named() -> None:
+    with pytest.raises(UserError, match="no/such/run does not exist"):
+        run_generate(Path("no/such/run"))
+
+
+def test_the_command_writes_to_the_screen_only(tmp_path: Path) -> None:
+    make_run(tmp_path / "run", **TRM)
+    before = sorted(tmp_path.rglob("*"))
+    overrides = ["run=run", 'prompt="To be, or"', "n_tokens=20", "device=cpu"]
+    done = subprocess.run(
+        [sys.executable, "-m", "trm_lightning.generate", *overrides],
+        cwd=tmp_path, capture_output=True, text=True, timeout=120,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("to be, or")
+    assert "20 tokens in" in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before

@@ -1,0 +1,332 @@
+"""The training loop through `train(cfg)`: supervision steps, budgets, resume, bad numbers."""
+
+import copy
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import Configure
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from trm_lightning import training
+from trm_lightning.callbacks import Checkpoints
+from trm_lightning.errors import UserError
+from trm_lightning.modules import TRMModule
+from trm_lightning.runs import load_run, read_checkpoint
+from trm_lightning.training import build_module, total_steps, train
+
+PARALLEL = ("model=trm", "model.net.factorization=parallel", "model.net.dropout=0")
+
+
+def made(cfg: DictConfig) -> tuple[Any, Any]:
+    """Return data and module as `train` builds them."""
+    L.seed_everything(cfg.seed, verbose=False)
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return data, build_module(cfg, data)
+
+
+@pytest.mark.parametrize("grad_refinements", [1, 2])
+def test_supervision_loop_equals_a_plain_torch_loop(
+    configure: Configure, grad_refinements: int
+) -> None:
+    """Four supervision steps on each of two batches, written out without Lightning."""
+    cfg = configure(
+        *PARALLEL,
+        "model.net.n_supervision=4",
+        "schedule.warmup_steps=3",
+        "schedule=constant",
+        f"model.net.grad_refinements={grad_refinements}",
+        "model.net.chunk_start=query",
+    )
+    data, module = made(cfg)
+    net = copy.deepcopy(module.net)
+    parameters = [p for p in net.parameters() if p.requires_grad]
+    matrices = [p for p in parameters if p.dim() >= 2]
+    vectors = [p for p in parameters if p.dim() < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": 0.1}, {"params": vectors, "weight_decay": 0.0}],
+        betas=(0.9, 0.99),
+    )
+    step, with_gradient = 0, set()
+    for tokens in data.train_batches(2):
+        state = None
+        for _ in range(4):
+            step += 1
+            for group in optimizer.param_groups:
+                group["lr"] = 2e-3 * min(1.0, step / 3)
+            refined = net(tokens, state)
+            loss = torch.nn.functional.cross_entropy(
+                net.logits(refined.answer).reshape(-1, data.vocab_size), tokens.reshape(-1)
+            )
+            optimizer.zero_grad()
+            loss.backward()
+            with_gradient |= {k for k, p in net.named_parameters() if p.grad is not None}
+            torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            state = tuple(part.detach() for part in refined.state)
+
+    train(cfg)
+    trained = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
+    for name, parameter in net.named_parameters():
+        a, b = trained[f"net.{name}"], parameter.data
+        if name.endswith("qkv.bias"):
+            # A key's bias shifts all scores of a query alike: its gradient is rounding noise,
+            # which Adam scales up to full steps.
+            a, b = (torch.cat((x[:16], x[32:])) for x in (a, b))
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+    moved = {
+        name
+        for name, p in module.net.named_parameters()
+        if not torch.equal(p, trained[f"net.{name}"])
+    }
+    assert moved == with_gradient
+    assert ("query" in with_gradient) == (grad_refinements == 2)
+
+
+def test_max_steps_counts_optimizer_steps_exactly(configure: Configure) -> None:
+    cfg = configure("model=trm", "model.net.n_supervision=4", "budget.steps=10")
+    results = train(cfg)
+    checkpoint = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    assert results["optimizer_steps"] == 10
+    assert checkpoint["counters"] == {
+        "optimizer_steps": 10,
+        "batches_seen": 3,
+        "tokens_seen": 3 * 8 * 16,
+    }
+    moments = checkpoint["optimizer_states"][0]["state"]
+    assert max(int(state["step"]) for state in moments.values()) == 10
+
+
+class SignalAt(L.Callback):
+    """Sends the process a signal when training reaches an optimizer step."""
+
+    def __init__(self, step: int, number: int) -> None:
+        self.step, self.number = step, number
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        """Send it once."""
+        if pl_module.optimizer_steps == self.step:
+            os.kill(os.getpid(), self.number)
+
+
+def lines_of(run: Path) -> list[dict[str, float]]:
+    lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "train/tokens_per_second")
+    return [{k: v for k, v in line.items() if k not in timed} for line in lines]
+
+
+def assert_same(a: Any, b: Any, path: str = "") -> None:
+    """Compare nested containers bit for bit."""
+    if isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), path
+    elif isinstance(a, dict):
+        assert a.keys() == b.keys(), path
+        for key in a:
+            assert_same(a[key], b[key], f"{path}/{key}")
+    elif isinstance(a, list | tuple):
+        assert len(a) == len(b), path
+        for i, (x, y) in enumerate(zip(a, b, strict=True)):
+            assert_same(x, y, f"{path}/{i}")
+    else:
+        assert a == b, path
+
+
+RESUMABLE = {
+    "ar": ("model=ar", "model.ema_decay=0.9"),
+    "trm": ("model=trm", "model.ema_decay=0.9", "model.net.n_supervision=2"),
+}
+
+
+@pytest.mark.parametrize("model", RESUMABLE)
+@pytest.mark.parametrize("how", ["signal", "kill"])
+def test_resume_continues_bit_for_bit(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, model: str, how: str
+) -> None:
+    """Dropout, revealed prefixes, schedule, averages, data order: as if never stopped.
+
+    Twelve steps are less than an epoch, so the run is resumed from its middle. The signal comes
+    as step 7 or 8 ends, and the validation due after step 8 is still made; the kill loses the
+    steps since step 4.
+    """
+    settings = (*RESUMABLE[model], "budget.steps=12", "model.net.dropout=0.3")
+    straight = configure(*settings, folder="straight")
+    train(straight)
+
+    # The stop is looked for before this test's callback runs: one batch later.
+    signal_at = 6 if how == "kill" or model == "trm" else 7
+    stopped = configure(*settings, folder="stopped")
+    run = Path(stopped.run_dir)
+    number = signal.SIGINT if how == "signal" else signal.SIGUSR1
+    if how == "kill":
+        # Dies without a chance to save, as a killed process does.
+        def die(*_: Any) -> None:
+            raise SystemExit
+
+        previous = signal.signal(signal.SIGUSR1, die)
+        monkeypatch.setattr(Checkpoints, "on_exception", lambda *_: None, raising=False)
+        stopped.checkpoint_every = 4
+    build = training.build_trainer
+    monkeypatch.setattr(
+        training,
+        "build_trainer",
+        lambda cfg, module, callbacks: build(
+            cfg, module, [*callbacks, SignalAt(signal_at, number)]
+        ),
+    )
+    with pytest.raises((KeyboardInterrupt, SystemExit)):
+        train(stopped)
+    monkeypatch.setattr(training, "build_trainer", build)
+    if how == "kill":
+        signal.signal(signal.SIGUSR1, previous)
+    last = run / "checkpoints" / "last.ckpt"
+    steps = read_checkpoint(last)["counters"]["optimizer_steps"]
+    assert steps == (8 if how == "signal" else 4)
+    assert not (run / "results.json").exists()
+
+    stopped.resume = str(last)
+    results = train(stopped)
+    assert results["optimizer_steps"] == 12
+    a, b = (
+        read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+        for cfg in (straight, stopped)
+    )
+    for part in ("state_dict", "optimizer_states", "lr_schedulers", "ema", "counters", "rng"):
+        assert_same(a[part], b[part], part)
+    assert lines_of(Path(straight.run_dir)) == lines_of(run)
+
+
+def test_resume_refuses_another_vocabulary(configure: Configure) -> None:
+    cfg = configure("model=ar", "budget.steps=2")
+    train(cfg)
+    other = configure("model=ar", "data=builtin_char", folder="b")
+    other.resume = str(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match="vocabulary"):
+        train(other)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(configure: Configure) -> None:
+    """The step is named, and the checkpoint from before can still be used."""
+    cfg = configure(
+        "model=ar",
+        "model.net.norm=pre",
+        "model.grad_clip=null",
+        "optimizer.lr=1e18",
+        "schedule=constant",
+        "schedule.warmup_steps=0",
+        "budget.steps=30",
+        "checkpoint_every=1",
+    )
+    with pytest.raises(UserError, match=r"optimizer step \d+") as caught:
+        train(cfg)
+    step = int(str(caught.value).split("optimizer step ")[1].split(".")[0])
+    kept = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    assert 1 <= kept["counters"]["optimizer_steps"] == step - 1
+    assert not (Path(cfg.run_dir) / "results.json").exists()
+
+
+def test_a_full_disk_keeps_the_checkpoint_from_before(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = L.Trainer.save_checkpoint
+    calls = 0
+
+    def failing(self: L.Trainer, path: Path, **options: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            Path(path).write_bytes(b"half")
+            raise OSError(28, "No space left on device")
+        save(self, path, **options)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", failing)
+    cfg = configure("model=ar")
+    with pytest.raises(UserError, match="No space left"):
+        train(cfg)
+    folder = Path(cfg.run_dir) / "checkpoints"
+    assert [path.name for path in folder.iterdir()] == ["last.ckpt"]
+    assert read_checkpoint(folder / "last.ckpt")["counters"]["optimizer_steps"] == 2
+
+
+def test_budget_takes_the_shortest_limit(configure: Configure) -> None:
+    cfg = configure("model=ar")
+    data, _ = made(cfg)
+    budget = cfg.budget
+
+    def steps(n_supervision: int = 1, **limits: float | None) -> int:
+        budget.update({"steps": None, "tokens": None, "epochs": None} | limits)
+        return total_steps(budget, data, n_supervision)
+
+    assert steps(tokens=8 * 16 * 5) == 5
+    assert steps(tokens=8 * 16 * 5 + 1) == 6
+    assert steps(tokens=8 * 16 * 5, n_supervision=3) == 15
+    assert steps(steps=7, tokens=8 * 16 * 5) == 5
+    n_windows = (data.splits["train"].n_tokens - 15) // 16
+    assert steps(epochs=2) == -(-2 * n_windows // 8)
+    for limits in ({}, {"steps": 0}, {"epochs": -1.0}):
+        with pytest.raises(UserError, match="budget"):
+            steps(**limits)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) -> None:
+    """All supervision steps run in one autocast context, whose cache must not serve old weights.
+
+    Every trained parameter gets a gradient, although refinements without gradient ran before.
+    """
+    seen: list[float] = []
+
+    class Watching(TRMModule):
+        def supervision_step(self, tokens: torch.Tensor, state: Any) -> Any:
+            probe = torch.ones(1, self.net.width, device=tokens.device)
+            seen.append(float(self.net.logits(probe.to(self.dtype)).float().abs().sum()))
+            return super().supervision_step(tokens, state)
+
+    cfg = configure(
+        *PARALLEL,
+        f"precision={precision}",
+        "model.net.n_supervision=4",
+        "optimizer.lr=0.1",
+        "model.net.grad_refinements=1",
+        "schedule=constant",
+        "schedule.warmup_steps=0",
+    )
+    before = dict(made(cfg)[1].net.named_parameters())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("trm_lightning.modules.TRMModule", Watching)
+        train(cfg)
+    assert len(set(seen)) == len(seen) == 8
+    after = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
+    for name, parameter in before.items():
+        if parameter.requires_grad:
+            assert not torch.equal(after[f"net.{name}"].float(), parameter.data), name
+
+
+def test_averaged_weights_are_what_is_validated_and_loaded(configure: Configure) -> None:
+    cfg = configure("model=ar", "model.ema_decay=0.5", "budget.steps=3", "eval_every=3")
+    results = train(cfg)
+    run = load_run(cfg.run_dir)
+    checkpoint = read_checkpoint(run.checkpoint)
+    raw, average = checkpoint["state_dict"], checkpoint["ema"]["average"]
+    assert checkpoint["ema"]["n_updates"] == 3
+    for name, parameter in run.net.named_parameters():
+        assert torch.equal(parameter, average[name])
+        assert not torch.equal(parameter, raw[f"net.{name}"])
+    data, _ = made(cfg)
+    tokens = torch.as_tensor(data.splits["val"].tokens.astype("int64"))
+    nats = 0.0
+    with torch.no_grad():
+        for t in range(0, len(tokens), 8):  # half a window at a time
+            start = max(0, t - 8)
+            piece = tokens[start : t + 8]
+            scores = run.net.log_probs(piece[None])[0].double()
+            for position in range(t - start, len(piece)):
+                nats -= float(scores[position, piece[position]])
+    assert results["final"]["val/ppl"]["total_nats"] == pytest.approx(nats, rel=1e-6)

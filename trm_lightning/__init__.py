@@ -1,0 +1,1 @@
+"""Train and compare autoregressive and tiny recursive language models, measured exactly."""

@@ -1,0 +1,162 @@
+"""What surrounds a command's function while it runs: errors, status and the run folder."""
+
+import contextlib
+import functools
+import json
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trm_lightning.cli import launch, process, screen
+from trm_lightning.cli.config_check import check_config
+from trm_lightning.cli.files import write_text
+from trm_lightning.cli.schema import SCHEMAS
+from trm_lightning.errors import UserError
+
+Task = Callable[[DictConfig], float | None]
+INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
+
+
+def wrap(command: str, task: Task) -> Task:
+    """The function that Hydra calls, once for a run and once per job of a sweep."""
+    environment = launch.environment()
+
+    @functools.wraps(task)
+    def job(cfg: DictConfig) -> float | None:
+        process.reset(environment)
+        if launch.rank() > 0:
+            process.silence_console()
+        folder = Path(HydraConfig.get().runtime.output_dir)
+        if HydraConfig.get().mode == RunMode.MULTIRUN:
+            return _run_in_sweep(command, task, cfg, folder)
+        return _run_alone(command, task, cfg, folder)
+
+    return job
+
+
+def _run_alone(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:
+    owned = HydraConfig.get().output_subdir is not None  # else it is the caller's own folder
+    made_now = owned and _is_new(folder)
+    try:
+        return task(cfg)
+    except (KeyboardInterrupt, SystemExit) as stop:
+        _stop(stop, folder)
+    except Exception as error:
+        mistake = screen.cause_of(error)
+        if mistake is None:
+            if not owned:
+                raise
+            _keep_traceback(folder)
+            sys.exit(1)
+        screen.show(command, mistake)
+        if made_now and launch.rank() == 0 and not _has_results(folder):
+            _remove(folder)
+        sys.exit(2)
+
+
+def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:
+    """Run one job of a sweep; its failure is written down and the sweep goes on."""
+    start = time.monotonic()
+    status: dict[str, Any] = {
+        "status": "running",
+        "overrides": list(HydraConfig.get().overrides.task),
+        "value": None,
+    }
+    _write_status(folder, status)
+    try:
+        refuse_several_devices(cfg)
+        check_config(cfg, SCHEMAS.get(command))
+        value = task(cfg)
+        status |= {"status": "completed", "value": None if value is None else float(value)}
+        return value
+    except (KeyboardInterrupt, SystemExit) as stop:
+        status |= {"status": "interrupted"}
+        _stop(stop, folder)
+    except Exception as error:
+        mistake = screen.cause_of(error)
+        status |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
+        if mistake is None:
+            _keep_traceback(folder)
+        else:
+            status["error"] = str(mistake)
+            write_text(folder / "error.txt", f"{mistake}\n")
+            screen.show(command, mistake)
+        return None
+    finally:
+        status["seconds"] = round(time.monotonic() - start, 1)
+        _write_status(folder, status)
+        process.release()
+
+
+def refuse_several_devices(cfg: DictConfig) -> None:
+    """Lightning's DDP processes repeat the whole command line, and so the whole sweep."""
+    trainer = cfg.get("trainer") or {}
+    devices = trainer.get("devices", 1)
+    if isinstance(devices, str) and "," in devices:
+        devices = devices.strip(",").split(",")
+    if devices in ("auto", -1, "-1"):
+        import torch
+
+        devices = 1 if trainer.get("accelerator") == "cpu" else torch.cuda.device_count()
+    count = int(devices) if isinstance(devices, (int, str)) else len(devices)
+    if count > 1 and not launch.shared_id():
+        raise UserError(
+            f"trainer.devices={devices}: a sweep in one process cannot train on several devices",
+            "Set trainer.devices=1, or start one command per job, e.g. in a shell loop.",
+        )
+
+
+def _stop(stop: BaseException, folder: Path) -> NoReturn:
+    """Pass an exit on; say in one line how to continue what Ctrl-C ended.
+
+    Lightning turns Ctrl-C into `sys.exit(1)`: the interrupt is then the exit's context.
+    """
+    if not isinstance(stop, KeyboardInterrupt) and not isinstance(
+        stop.__context__, KeyboardInterrupt
+    ):
+        raise stop
+    if launch.rank() == 0:
+        go_on = f"; go on with resume={folder}" if _last_checkpoint(folder).is_file() else ""
+        print(f"\nInterrupted{go_on}", file=sys.stderr)
+    sys.exit(INTERRUPTED)
+
+
+def _last_checkpoint(folder: Path) -> Path:
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def _keep_traceback(folder: Path) -> None:
+    text = traceback.format_exc()
+    name = "error.txt" if launch.rank() == 0 else f"error_rank{launch.rank()}.txt"
+    write_text(folder / name, text)
+    print(f"{text}\nThis is kept in {folder / name}", file=sys.stderr)
+
+
+def _write_status(folder: Path, status: dict[str, Any]) -> None:
+    if launch.rank() == 0:
+        write_text(folder / "status.json", json.dumps(status, indent=1))
+
+
+def _is_new(folder: Path) -> bool:
+    """True if the folder holds nothing but what Hydra puts there before the job starts."""
+    return all(entry.name == ".hydra" or entry.suffix == ".log" for entry in folder.iterdir())
+
+
+def _has_results(folder: Path) -> bool:
+    patterns = ("**/*.ckpt", "**/metrics.*", "results.json")
+    return any(next(folder.glob(pattern), None) for pattern in patterns)
+
+
+def _remove(folder: Path) -> None:
+    """Remove a run folder, and the date's folder above it if that is now empty."""
+    shutil.rmtree(folder)
+    with contextlib.suppress(OSError):  # not empty: other runs of the day
+        folder.parent.rmdir()

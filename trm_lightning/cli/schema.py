@@ -1,0 +1,80 @@
+"""What the top level of each command's config may hold.
+
+A field without a default must be in the config. Groups of `_target_` nodes are `Any` here: their
+keys are checked against the signatures of the classes that they name. `example` is shown when a
+mandatory value (`???`) was not given.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+RUN = "outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c"
+
+
+@dataclass
+class Budget:
+    """How long to train: whichever of the limits comes first; null is no limit."""
+
+    steps: int | None = None
+    tokens: int | None = None
+    epochs: float | None = None
+
+
+@dataclass
+class TrainConfig:
+    """conf/train.yaml."""
+
+    data: Any
+    model: Any
+    optimizer: Any
+    schedule: Any
+    trainer: Any
+    callbacks: Any
+    logger: Any
+    budget: Budget
+    experiment_name: str
+    seed: int
+    eval_every: int
+    log_every: int
+    checkpoint_every: int
+    precision: str
+    resume: str | None = field(metadata={"example": RUN})
+    float32_matmul: Literal["highest", "high", "medium"]
+    threads: int | None
+    compile: bool
+    test: bool
+    progress: bool
+    run_dir: str
+
+
+@dataclass
+class GenerateConfig:
+    """conf/generate.yaml."""
+
+    run: str = field(metadata={"example": RUN})
+    prompt: str
+    n_tokens: int
+    n_samples: int
+    temperature: float
+    top_k: int | None
+    top_p: float | None
+    seed: int
+    device: str
+
+
+@dataclass
+class EvaluateConfig:
+    """conf/evaluate.yaml."""
+
+    run: str = field(metadata={"example": RUN})
+    split: str
+    stride: int | None
+    device: str
+
+
+# A command that is not named here has its `_target_` nodes checked, but not its top level.
+SCHEMAS: dict[str, type] = {
+    "train": TrainConfig,
+    "generate": GenerateConfig,
+    "evaluate": EvaluateConfig,
+}

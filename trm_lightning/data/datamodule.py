@@ -1,0 +1,257 @@
+"""The data module: any corpus, any tokenizer, windows, batches."""
+
+import math
+
+from lightning import LightningDataModule
+
+from trm_lightning.data.cache import SCRAMBLED, TokenCache, TokenSplit, open_or_build
+from trm_lightning.data.characters import CharacterTokenizer
+from trm_lightning.data.corpora import Corpus
+from trm_lightning.data.download import resolve_cache_dir
+from trm_lightning.data.tokenizer import Tokenizer
+from trm_lightning.data.windows import EvalWindows, Order, TrainBatches, windows_per_epoch
+from trm_lightning.errors import UserError
+
+
+class TextDataModule(LightningDataModule):
+    """Text as batches of token ids, with no knowledge of models.
+
+    After `setup`: `tokenizer` (fitted), `vocab_size`, `splits`, `fingerprint` (a hash of all that
+    determines the ids). Training batches are int64 (B, L); evaluation gives (ids (B, T), index of
+    the first scored position).
+
+    Set `n_batches` and `start_batch` before training: the number of batches of the whole run
+    (None: one epoch), and how many of them an earlier run has already had.
+
+    Args:
+        name: of the data set; begins the name of its cache folder.
+        corpus: where the text comes from.
+        tokenizer: unfitted; it is fitted on the training split.
+        window_size: L, tokens of a window.
+        batch_size: B, windows of a training batch, over all processes together.
+        windows: training windows: "sliding" (each epoch shows each token once) or "random"
+            (uniformly drawn places, the source systems' way).
+        supervised_tokens: how many tokens at a window's end count in the loss; None for all.
+        eval_stride: step between evaluation windows, 1 to L; None for half a window.
+        eval_batch_tokens: tokens of an evaluation batch.
+        seed: of the order of training windows.
+        cache_dir: folder for downloads and token ids; None for `$TRM_CACHE_DIR`, or else the
+            platform's cache folder.
+        scrambled_validation_alphabet: add the split "val_scrambled": the validation text encoded
+            with an alphabet of its own, as one published baseline was evaluated. Characters only.
+
+    Raises:
+        UserError: values out of range (all of them at once).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        corpus: Corpus,
+        tokenizer: Tokenizer,
+        window_size: int,
+        batch_size: int,
+        windows: Order = "sliding",
+        supervised_tokens: int | None = None,
+        eval_stride: int | None = None,
+        eval_batch_tokens: int = 16384,
+        seed: int = 0,
+        cache_dir: str | None = None,
+        scrambled_validation_alphabet: bool = False,
+    ) -> None:
+        super().__init__()
+        self.name: str = name
+        self.corpus = corpus
+        self.unfitted_tokenizer = tokenizer
+        self.window_size = window_size
+        self.batch_size = batch_size
+        self.windows = windows
+        self.supervised_tokens = window_size if supervised_tokens is None else supervised_tokens
+        self.eval_stride = eval_stride
+        self.eval_batch_tokens = eval_batch_tokens
+        self.seed = seed
+        self.cache_dir = resolve_cache_dir(cache_dir)
+        self.scrambled = scrambled_validation_alphabet
+        self.n_batches: int | None = None
+        self.start_batch = 0
+        self._cache: TokenCache | None = None
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        least = {"window_size": 1, "batch_size": 1, "eval_batch_tokens": 1, "seed": 0}
+        problems = [
+            f"{key} is {getattr(self, key)}; it must be at least {minimum}."
+            for key, minimum in least.items()
+            if getattr(self, key) < minimum
+        ]
+        if self.windows not in ("sliding", "random"):
+            problems.append(f"windows is {self.windows!r}; it must be 'sliding' or 'random'.")
+        for key in ("supervised_tokens", "eval_stride"):
+            value = getattr(self, key)
+            if value is not None and not 1 <= value <= max(1, self.window_size):
+                problems.append(
+                    f"{key} is {value}; it must be 1 to window_size={self.window_size}."
+                )
+        if self.scrambled and not isinstance(self.unfitted_tokenizer, CharacterTokenizer):
+            problems.append("scrambled_validation_alphabet is for characters only.")
+        if problems:
+            raise UserError(f"data={self.name}: " + "\n".join(problems), "Correct these data keys.")
+
+    def prepare_data(self) -> None:
+        """Find or download the text and build the token cache, unless that has been done."""
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the token cache (on every process).
+
+        Raises:
+            UserError: the training split is shorter than a window.
+        """
+        n_tokens = self._open().splits["train"].n_tokens
+        if n_tokens < self.window_size:
+            raise UserError(
+                f"The training split of {self.name} has {n_tokens} tokens, fewer than one window "
+                f"of {self.window_size}.",
+                "Give more text or a smaller data.window_size.",
+            )
+
+    def _open(self) -> TokenCache:
+        if self._cache is None:
+            self._cache = open_or_build(
+                self.name, self.corpus, self.unfitted_tokenizer, self.cache_dir, self.scrambled
+            )
+        return self._cache
+
+    @property
+    def _opened(self) -> TokenCache:
+        if self._cache is None:
+            raise RuntimeError("call prepare_data() and setup() first")
+        return self._cache
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The fitted tokenizer."""
+        return self._opened.tokenizer
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of token ids."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash, in hexadecimal, of everything that determines the token ids."""
+        return self._opened.fingerprint
+
+    @property
+    def splits(self) -> dict[str, TokenSplit]:
+        """ "train", "val", and where there is one "test" and "val_scrambled"."""
+        return self._opened.splits
+
+    @property
+    def tokens_per_epoch(self) -> int:
+        """Tokens of the windows that show the training split once."""
+        return windows_per_epoch(self.splits["train"].n_tokens, self.window_size) * self.window_size
+
+    @property
+    def batches_per_epoch(self) -> float:
+        """Batches in which the training split is shown once; rarely a whole number."""
+        return self.tokens_per_epoch / (self.batch_size * self.window_size)
+
+    def train_batches(
+        self, n_batches: int, start_batch: int = 0, rank: int = 0, world_size: int = 1
+    ) -> TrainBatches:
+        """Training batches `start_batch` to `n_batches - 1`; see `TrainBatches`.
+
+        Raises:
+            UserError: the batch cannot be divided among the processes.
+        """
+        if self.batch_size % world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} cannot be divided among {world_size} devices.",
+                "It counts the windows of all devices together: make it a multiple.",
+            )
+        return TrainBatches(
+            self.splits["train"].tokens,
+            window_size=self.window_size,
+            batch_size=self.batch_size,
+            order=self.windows,
+            seed=self.seed,
+            n_batches=n_batches,
+            start_batch=start_batch,
+            rank=rank,
+            world_size=world_size,
+        )
+
+    def eval_windows(
+        self,
+        split: str,
+        window_size: int | None = None,
+        stride: int | None = None,
+        batch_size: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> EvalWindows:
+        """Batches of windows that score every token of a split once; see `EvalWindows`.
+
+        Args:
+            split: a key of `splits`.
+            window_size: None for the training windows'.
+            stride: None for `eval_stride`, or half a window.
+            batch_size: None for as many windows as `eval_batch_tokens` allows.
+            rank: of this process.
+            world_size: number of processes.
+
+        Raises:
+            UserError: no such split, or a value out of range.
+        """
+        if split not in self.splits:
+            raise UserError(
+                f"The data set {self.name} has no split {split!r}.",
+                f"It has: {', '.join(self.splits)}.",
+            )
+        length = self.window_size if window_size is None else window_size
+        if stride is None:
+            stride = self.eval_stride or max(1, length // 2)
+        if length < 1 or not 1 <= stride <= length:
+            raise UserError(
+                f"There are no evaluation windows of {length} tokens with a stride of {stride}.",
+                "The stride must be 1 to the window size.",
+            )
+        if batch_size is None:
+            batch_size = max(1, self.eval_batch_tokens // length)
+        return EvalWindows(self.splits[split].tokens, length, stride, batch_size, rank, world_size)
+
+    def train_dataloader(self) -> TrainBatches:
+        """Batches for this process."""
+        n_batches = self.n_batches
+        if n_batches is None:
+            n_batches = math.ceil(self.batches_per_epoch)
+        return self.train_batches(n_batches, self.start_batch, *self._rank_and_world_size())
+
+    @property
+    def eval_splits(self) -> list[str]:
+        """The splits that `val_dataloader` gives, in its order."""
+        return ["val", SCRAMBLED] if self.scrambled else ["val"]
+
+    def val_dataloader(self) -> EvalWindows | list[EvalWindows]:
+        """Windows of "val"; with the scrambled alphabet a list, "val_scrambled" second."""
+        loaders = [self._eval_loader(split) for split in self.eval_splits]
+        return loaders if self.scrambled else loaders[0]
+
+    def test_dataloader(self) -> EvalWindows:
+        """Windows of "test".
+
+        Raises:
+            UserError: the data set has no test split.
+        """
+        return self._eval_loader("test")
+
+    def _eval_loader(self, split: str) -> EvalWindows:
+        rank, world_size = self._rank_and_world_size()
+        return self.eval_windows(split, rank=rank, world_size=world_size)
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        if self.trainer is None:
+            return 0, 1
+        return self.trainer.global_rank, self.trainer.world_size

@@ -1,0 +1,142 @@
+"""Text from files as a stream of pieces, so that memory stays bounded however large a file is."""
+
+import codecs
+import hashlib
+import io
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trm_lightning.errors import UserError
+
+BLOCK_CHARACTERS = 1 << 20
+_BLOCK_BYTES = 1 << 20
+_ROWS_PER_PIECE = 4096
+_CUT_SEARCH = 1 << 16
+_LAST_SAFE_CUT = re.compile(r"(?s).*[ \n](?=\S)")
+
+
+def read_utf8(path: Path) -> Iterator[str]:
+    """Yield the decoded file piece by piece; a byte order mark is dropped, CRLF becomes LF.
+
+    Raises:
+        UserError: at the first byte that is not UTF-8, with its offset in the file.
+    """
+    utf8 = codecs.getincrementaldecoder("utf-8-sig")()
+    decoder = io.IncrementalNewlineDecoder(utf8, translate=True)
+    n_read = 0
+    with path.open("rb") as file:
+        while True:
+            data = file.read(_BLOCK_BYTES)
+            n_read += len(data)
+            try:
+                text = decoder.decode(data, final=not data)
+            except UnicodeDecodeError as error:
+                # error.object ends where the bytes read so far end.
+                offset = n_read - len(error.object) + error.start
+                byte = error.object[error.start]
+                raise UserError(
+                    f"{path} is not UTF-8: byte {byte:#04x} at offset {offset}.",
+                    "Convert it first, for example: iconv -f LATIN1 -t UTF-8 IN > OUT",
+                ) from error
+            if text:
+                yield text
+            if not data:
+                return
+
+
+def read_parquet_lines(path: Path) -> Iterator[str]:
+    """Yield the `text` column of a WikiText parquet file as the published `.tokens` file had it.
+
+    A row is one line, with or without its line end; an empty row stands for the line " ".
+
+    Raises:
+        UserError: if this is no parquet file.
+    """
+    import pyarrow.parquet as pq
+
+    with _parquet_errors(path), pq.ParquetFile(path) as file:
+        for batch in file.iter_batches(batch_size=_ROWS_PER_PIECE, columns=["text"]):
+            rows = batch.column("text").to_pylist()
+            yield "".join(row if row.endswith("\n") else (row or " ") + "\n" for row in rows)
+
+
+def parquet_text_bytes(path: Path) -> int:
+    """About how many bytes of text a parquet file holds.
+
+    Raises:
+        UserError: if this is no parquet file.
+    """
+    import pyarrow.parquet as pq
+
+    with _parquet_errors(path):
+        metadata = pq.read_metadata(path)
+    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+
+
+@contextmanager
+def _parquet_errors(path: Path) -> Iterator[None]:
+    import pyarrow as pa
+
+    try:
+        yield
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path} cannot be read as parquet: {error}", "Delete the file.") from error
+
+
+def character_range(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
+    """Yield characters [start, stop) of the text that the pieces make up together."""
+    position = 0
+    for piece in pieces:
+        wanted = piece[max(0, start - position) : max(0, stop - position)]
+        position += len(piece)
+        if wanted:
+            yield wanted
+        if position >= stop:
+            return
+
+
+def safe_blocks(pieces: Iterable[str], size: int = BLOCK_CHARACTERS) -> Iterator[str]:
+    """Regroup pieces into blocks of at most `size` characters that can be tokenized on their own.
+
+    A block ends just before the last of a run of blanks. No word rule used here, nor GPT-2's
+    (which glues one blank to the word that follows), joins tokens across such a place, so the
+    tokens of the blocks are the tokens of the whole text. Text without any blank over 64 Ki
+    characters is cut where it must be.
+    """
+    rest = ""
+    for piece in pieces:
+        rest += piece
+        start = 0
+        while len(rest) - start > size:
+            cut = _safe_cut(rest, start, start + size)
+            yield rest[start:cut]
+            start = cut
+        rest = rest[start:]
+    if rest:
+        yield rest
+
+
+def _safe_cut(text: str, start: int, limit: int) -> int:
+    match = _LAST_SAFE_CUT.match(text, max(start, limit - _CUT_SEARCH), limit + 1)
+    cut = match.end() - 1 if match else limit
+    return cut if cut > start else limit
+
+
+def file_sha256(path: Path) -> str:
+    """Checksum of a file's bytes, in hexadecimal.
+
+    Raises:
+        UserError: if the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+def count_characters(pieces: Iterable[str]) -> int:
+    """Number of characters in all the pieces."""
+    return sum(map(len, pieces))

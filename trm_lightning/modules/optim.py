@@ -1,0 +1,55 @@
+"""Optimizer and learning-rate schedules, both counted in optimizer steps."""
+
+import math
+
+from torch import nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def adamw(
+    net: nn.Module,
+    lr: float,
+    weight_decay: float,
+    betas: tuple[float, float],
+    decay_matrices_only: bool,
+) -> AdamW:
+    """Return AdamW over the trained parameters of ``net``.
+
+    Args:
+        net: the net to train.
+        lr: peak learning rate.
+        weight_decay: decoupled weight decay.
+        betas: decay rates of the moments.
+        decay_matrices_only: leave biases and norms undecayed; False decays all, as the sources do.
+    """
+    trained = [p for p in net.parameters() if p.requires_grad]
+    decayed = [p for p in trained if p.dim() >= 2 or not decay_matrices_only]
+    kept = [p for p in trained if p.dim() < 2 and decay_matrices_only]
+    groups = [{"params": decayed, "weight_decay": weight_decay}]
+    if kept:
+        groups.append({"params": kept, "weight_decay": 0.0})
+    return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+    """Rise linearly for ``warmup_steps``, then stay at the peak."""
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
+
+
+def cosine(
+    optimizer: Optimizer, total_steps: int, warmup_steps: int, final_ratio: float
+) -> LambdaLR:
+    """Rise linearly for ``warmup_steps``, then fall on half a cosine to ``final_ratio``.
+
+    A warm-up longer than a tenth of the run is cut to that, so that short runs learn as well.
+    """
+    warmup_steps = min(warmup_steps, total_steps // 10)
+
+    def factor(step: int) -> float:
+        if step < warmup_steps:
+            return (step + 1) / warmup_steps
+        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+    return LambdaLR(optimizer, factor)

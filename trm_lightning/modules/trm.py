@@ -1,0 +1,52 @@
+"""Training of the Tiny Recursive Model."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trm_lightning.modules.base import LanguageModule, Supervised
+from trm_lightning.nets import RecursiveNet
+
+
+class TRMModule(LanguageModule):
+    """Each supervision step is trained against the same target.
+
+    A net that is scored left to right inside a chunk is trained with a random number of each
+    chunk's first tokens revealed, drawn once per batch. A net that starts from its encoder's
+    draft has the draft supervised as well, as the step before the first refinement: nothing else
+    teaches the encoder to predict where refinements carry no gradient.
+    """
+
+    net: RecursiveNet
+
+    def supervision_step(self, tokens: Tensor, state: Any) -> Supervised:
+        """See :meth:`LanguageModule.supervision_step`."""
+        first = tokens.shape[1] - self.supervised_tokens
+        revealed = self._draw_revealed(tokens, first) if state is None else state[1]
+        refined = self.net(tokens, None if state is None else state[0], first, revealed)
+        targets = tokens[:, first:]
+        if revealed is None:
+            loss = self.cross_entropy(refined.answer.flatten(0, 1), targets.flatten())
+        else:
+            unknown = self._unknown(tokens, first, revealed)
+            loss = self.cross_entropy(refined.answer[unknown], targets[unknown])
+        total = loss
+        if refined.draft is not None:
+            total = total + self.cross_entropy(refined.draft.flatten(0, 1), targets.flatten())
+        return Supervised(total, loss, (refined.state, revealed))
+
+    def _draw_revealed(self, tokens: Tensor, first: int) -> Tensor | None:
+        """Draw how many tokens of each chunk are known, (B, chunks); None when none ever is."""
+        size = self.net.chunk_size
+        if self.net.factorization == "parallel" or size == 1:
+            return None
+        n_chunks = -(-tokens.shape[1] // size) - first // size
+        return torch.randint(size, (len(tokens), n_chunks), device=tokens.device)
+
+    def _unknown(self, tokens: Tensor, first: int, revealed: Tensor) -> Tensor:
+        """Say which of the positions from ``first`` on are still to be predicted, (B, S)."""
+        size = self.net.chunk_size
+        positions = torch.arange(first, tokens.shape[1], device=tokens.device)
+        chunk = positions // size - first // size
+        return (positions % size) >= revealed[:, chunk]

@@ -1,0 +1,115 @@
+"""Two ways in which the states of a chunk attend to the tokens before it.
+
+Both are called with chunk states and run all blocks once; what depends on the context alone is
+computed when the object is made, once per supervision step, not once per pass.
+
+Shapes: B windows, T tokens, S states, C chunk, D width; R rows, N context tokens.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from trm_lightning.nets.base import LanguageNet
+from trm_lightning.nets.blocks import KeysValues
+
+
+class Context(Protocol):
+    """Runs the net's blocks once over chunk states, in view of their context."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the states after one pass through all blocks, of the shape of ``x``."""
+        ...
+
+
+class CachedContext:
+    """The context's keys and values are kept; only chunk states run, all chunks at once.
+
+    Args:
+        net: the net whose blocks run.
+        kept: per block, keys and values of the encoded window ``[start, x_0 … x_{T-2}]``.
+        positions: (S,) the position of the token that each state predicts.
+        chunk_size: C.
+        revealed: (B, S) how many tokens of the state's chunk are known; they are context.
+    """
+
+    def __init__(
+        self,
+        net: LanguageNet,
+        kept: list[KeysValues],
+        positions: Tensor,
+        chunk_size: int,
+        revealed: Tensor,
+    ) -> None:
+        self.net = net
+        self.kept = kept
+        self.rotation = net.rotation(positions)
+        self.mask = block_mask(positions, chunk_size, revealed, kept[0][0].shape[2])
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run all blocks over ``x`` (B, S, D)."""
+        for block, kept in zip(self.net.layers, self.kept, strict=True):
+            x, _ = block(x, kept, self.mask, rotation=self.rotation)
+        return x
+
+
+def block_mask(positions: Tensor, chunk_size: int, revealed: Tensor, n_context: int) -> Tensor:
+    """Say what each state may see: (B, 1, S, n_context + S), True where it may look.
+
+    A state of chunk b sees the encoder's positions up to the last known token (encoder position
+    p holds token p - 1, so p <= C b + revealed), and the states of its own chunk that stand for
+    tokens still unknown. Never a later chunk, never an unknown token.
+    """
+    chunk = positions // chunk_size
+    n_known = chunk * chunk_size + revealed  # (B, S): tokens before this index are known
+    context = torch.arange(n_context, device=positions.device) <= n_known[:, :, None]
+    same_chunk = chunk[:, None] == chunk[None, :]
+    unknown = positions[None, :] >= n_known  # (B, S)
+    states = same_chunk & unknown[:, None, :]
+    return torch.cat((context, states), dim=2)[:, None]
+
+
+class JointContext:
+    """The sources' way: context and chunk run through the blocks together, unmasked.
+
+    The first block's projections of the context and, in the last block, everything but the
+    chunk's own rows are not computed again or not at all; the chunk's states are the same.
+
+    Args:
+        net: the net whose blocks run.
+        states: (R, N, D) the encoded context.
+        known: (R, C, D) embeddings of the chunk's tokens.
+        revealed: (R, C) True where a token is known and its embedding stands for its state.
+    """
+
+    def __init__(self, net: LanguageNet, states: Tensor, known: Tensor, revealed: Tensor) -> None:
+        self.net = net
+        self.states = states
+        self.known = known
+        self.revealed = revealed[:, :, None]
+        n_context, n_rows = states.shape[1], states.shape[1] + known.shape[1]
+        positions = torch.arange(n_rows, device=states.device)
+        self.rotation_context = net.rotation(positions[:n_context])
+        self.rotation_chunk = net.rotation(positions[n_context:])
+        self.rotation_all = net.rotation(positions)
+        self.projected = net.layers[0].project(states, self.rotation_context)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run all blocks over context and ``x`` (R, C, D) together; return the chunk's rows."""
+        x = torch.where(self.revealed, self.known, x)
+        blocks = self.net.layers
+        if len(blocks) == 1:
+            return blocks[0](x, self.projected[1:], rotation=self.rotation_chunk)[0]
+        n_context = self.states.shape[1]
+        rows = self._first_block(x)
+        for block in blocks[1:-1]:
+            rows, _ = block(rows, rotation=self.rotation_all)
+        past = blocks[-1].keys_values(rows[:, :n_context], self.rotation_context)
+        return blocks[-1](rows[:, n_context:], past, rotation=self.rotation_chunk)[0]
+
+    def _first_block(self, x: Tensor) -> Tensor:
+        block = self.net.layers[0]
+        chunk = block.project(x, self.rotation_chunk)
+        q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.projected, chunk, strict=True))
+        return block.finish(torch.cat((self.states, x), dim=1), block.attention.attend(q, k, v))

@@ -1,0 +1,327 @@
+"""The Tiny Recursive Model for text: predict a chunk of tokens together, then refine it.
+
+After "Less is More: Recursive Reasoning with Tiny Networks" (arXiv 2510.04871). One small net
+updates a latent ``z`` several times in view of the context and the present answer ``y``, then the
+answer in view of ``z``, again and again. The algorithm is :meth:`RecursiveNet.refine` and
+:meth:`RecursiveNet.unroll`; the rest says how a chunk starts and what it may see.
+
+Shapes: B windows, T tokens, C chunk, S states (T rounded up to whole chunks, less the chunks
+before ``first``), D width, V vocabulary.
+"""
+
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from trm_lightning.nets.base import LanguageNet, raise_problems
+from trm_lightning.nets.blocks import KeysValues
+from trm_lightning.nets.context import CachedContext, Context, JointContext
+
+State = tuple[Tensor, Tensor]  # the answer y and the latent z
+
+
+@dataclass(frozen=True)
+class Refined:
+    """What one supervision step gives.
+
+    Attributes:
+        answer: (B, T - first, D) refined states that predict the tokens from ``first`` on.
+        draft: (B, T - first, D) the encoder's own prediction of them, for ``chunk_start=draft``.
+        state: y and z, detached, from which the next supervision step goes on.
+    """
+
+    answer: Tensor
+    draft: Tensor | None
+    state: State
+
+
+class RecursiveNet(LanguageNet):
+    """Chunk prediction by recursion; takes :class:`LanguageNet`'s arguments and these.
+
+    Args:
+        chunk_size: C, tokens predicted together; divides the window.
+        n_refinements: T in the paper, updates of the answer in one supervision step.
+        n_recursions: n in the paper, updates of the latent before each update of the answer.
+        n_supervision: N_sup in the paper, supervision steps per batch, also run when scoring.
+        grad_refinements: how many of the last refinements carry gradient in training.
+        chunk_start: ``query``, learned embeddings; ``draft``, what the encoder says already;
+            ``target``, embeddings of the very tokens to predict, so that no score of such a net
+            is a likelihood.
+        attention: ``cached``, the context's keys and values are computed once and all chunks of
+            a window are refined at once; ``joint``, context and chunk run through the blocks
+            together without a mask, with a context of exactly ``context_size`` tokens.
+        factorization: ``left_to_right``, token j of a chunk given the ones before it, an exact
+            chain rule in C passes; ``parallel``, independent tokens given the context.
+        context_size: tokens before a chunk; the window without its last chunk.
+        net_arguments: the arguments of :class:`LanguageNet`.
+    """
+
+    def __init__(
+        self,
+        *,
+        chunk_size: int,
+        n_refinements: int,
+        n_recursions: int,
+        n_supervision: int = 1,
+        grad_refinements: int = 1,
+        chunk_start: Literal["query", "draft", "target"] = "draft",
+        attention: Literal["joint", "cached"] = "cached",
+        factorization: Literal["parallel", "left_to_right"] = "left_to_right",
+        context_size: int | None = None,
+        **net_arguments: Any,
+    ) -> None:
+        window_size = net_arguments["window_size"]
+        context_size = window_size - chunk_size if context_size is None else context_size
+        raise_problems(
+            _chunk_problems(window_size, context_size, chunk_size)
+            + _recursion_problems(n_refinements, n_recursions, n_supervision, grad_refinements)
+            + _combination_problems(chunk_start, attention, factorization)
+        )
+        super().__init__(**net_arguments)
+        self.chunk_size = chunk_size
+        self.n_refinements = n_refinements
+        self.n_recursions = n_recursions
+        self.n_supervision = n_supervision
+        self.grad_refinements = grad_refinements
+        self.chunk_start: str = chunk_start
+        self.attention = attention
+        self.factorization = factorization
+        self.context_size = context_size
+        self.query: nn.Parameter | None = None
+        if chunk_start != "target":
+            # As large as what it is added to: see LanguageNet on the two initialisations.
+            std = 0.02 if self.norm == "pre" else 1.0
+            self.query = nn.Parameter(torch.randn(chunk_size, self.width) * std)
+            # Behind a refinement without gradient it cannot learn: then it is a constant.
+            self.query.requires_grad_(grad_refinements == n_refinements)
+
+    # The recursion: equations of the paper's figure 3, with x seen through the context.
+
+    def refine(self, context: Context, y: Tensor, z: Tensor) -> State:
+        """Run one refinement: n recursions of the latent, then the answer once."""
+        for _ in range(self.n_recursions):
+            z = context(y + z)
+        return context(y + z), z
+
+    def unroll(self, context: Context, y: Tensor, z: Tensor, depth: int) -> Iterator[State]:
+        """Yield y and z after each of ``depth`` refinements.
+
+        In training only the last ``grad_refinements`` carry gradient; when scoring all do, so
+        that an audit by gradients sees every path.
+        """
+        free = depth - self.grad_refinements if self.training else 0
+        for i in range(depth):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and i >= free):
+                y, z = self.refine(context, y, z)
+            yield y, z
+
+    def forward(
+        self,
+        tokens: Tensor,
+        state: State | None = None,
+        first: int = 0,
+        revealed: Tensor | None = None,
+    ) -> Refined:
+        """Run one supervision step.
+
+        Args:
+            tokens: (B, T) ids.
+            state: where the supervision step before stopped; None starts afresh.
+            first: tokens before this position are not predicted.
+            revealed: (B, number of chunks from ``first`` on) how many tokens of each chunk are
+                known; None for none.
+        """
+        chunks = Chunks(self, tokens, first)
+        context, y = chunks.open(revealed)
+        y, z = (y, torch.zeros_like(y)) if state is None else state
+        for y, z in self.unroll(context, y, z, self.n_refinements):  # noqa: B007, B020
+            pass
+        draft = chunks.encoded[:, first : tokens.shape[1]] if self.chunk_start == "draft" else None
+        return Refined(chunks.by_position(y), draft, (y.detach(), z.detach()))
+
+    # Scoring.
+
+    @property
+    def is_likelihood(self) -> bool:  # type: ignore[override]
+        """Whether scores are likelihoods: not when chunks start at the answer."""
+        return self.chunk_start != "target"
+
+    @property
+    def scoring_depth(self) -> int:
+        """Refinements that a score is made with: those of all supervision steps."""
+        return self.n_supervision * self.n_refinements
+
+    def scorers(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
+        """See :meth:`LanguageNet.scorers`; a net that is given the answer is scored both ways."""
+        if self.chunk_start != "target":
+            return super().scorers()
+        blind = self.without_answer()
+        return {"warm_start_ppl": self.log_probs, "ppl_without_answer": blind.log_probs}
+
+    def without_answer(self) -> "RecursiveNet":
+        """Return the weights of a ``target`` net with chunks that start from positions alone."""
+        if self.chunk_start != "target":
+            return self
+        net = copy.copy(self)
+        net.chunk_start = "query"
+        return net
+
+    def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """See :meth:`LanguageNet.log_probs`."""
+        return self.log_probs_at(tokens, [self.scoring_depth], first)[0]
+
+    def log_probs_at(self, tokens: Tensor, depths: Sequence[int], first: int = 0) -> list[Tensor]:
+        """Return :meth:`log_probs` after each number of refinements in ``depths``.
+
+        Depth 0 is the state that a chunk starts from.
+        """
+        chunks = Chunks(self, tokens, first)
+        sequential = self.factorization == "left_to_right"
+        scores: dict[int, list[Tensor]] = {depth: [] for depth in depths}
+        for n_known in range(self.chunk_size) if sequential else (0,):
+            context, y = chunks.open(chunks.reveal(n_known))
+            unrolled = self.unroll(context, y, torch.zeros_like(y), max(depths))
+            answers = [y, *(answer for answer, _ in unrolled)]
+            for depth in scores:
+                answer = chunks.by_chunk(answers[depth])
+                if sequential:
+                    answer = answer[:, :, n_known : n_known + 1]
+                scores[depth].append(torch.log_softmax(self.logits(answer).float(), dim=-1))
+        return [chunks.cut(torch.cat(scores[depth], dim=2).flatten(1, 2)) for depth in depths]
+
+
+class Chunks:
+    """The chunks of a window from position ``first`` on: how they start and what they see.
+
+    Attributes:
+        encoded: (B, S', D) the encoder's states over the window (``cached``), entry t of which
+            predicts token t; for ``joint`` (R, N, D), the contexts of the R chunks.
+    """
+
+    def __init__(self, net: RecursiveNet, tokens: Tensor, first: int) -> None:
+        self.net = net
+        self.n_tokens = tokens.shape[1]
+        self.first = first
+        size = net.chunk_size
+        self.begin = first // size * size
+        # Whole chunks only: a token is scored the same whether its chunk is complete or not.
+        padding = -self.n_tokens % size
+        tokens = nn.functional.pad(tokens, (0, padding), value=net.start_token)
+        self.n_windows, self.n_padded = tokens.shape
+        self.positions = torch.arange(self.begin, self.n_padded, device=tokens.device)
+        self.chunk_tokens = tokens[:, self.begin :].reshape(-1, size)
+        self.kept: list[KeysValues] = []
+        if net.attention == "cached":
+            self.encoded, self.kept = net.encode(net.shift_right(tokens))
+        else:
+            self.encoded = self._encode_contexts(tokens)
+
+    def reveal(self, n_known: int) -> Tensor:
+        """Return the same number of known tokens for every chunk, (B, number of chunks)."""
+        shape = (self.n_windows, len(self.positions) // self.net.chunk_size)
+        return torch.full(shape, n_known, device=self.positions.device)
+
+    def open(self, revealed: Tensor | None) -> tuple[Context, Tensor]:
+        """Return what the chunks see and the answers that they start from.
+
+        Args:
+            revealed: (B, number of chunks) known tokens at the head of each chunk.
+        """
+        revealed = self.reveal(0) if revealed is None else revealed
+        size = self.net.chunk_size
+        per_state = revealed.repeat_interleave(size, dim=1)  # (B, S)
+        if self.net.attention == "cached":
+            context: Context = CachedContext(self.net, self.kept, self.positions, size, per_state)
+            return context, self._start(self.positions, per_state)
+        offsets = torch.arange(size, device=revealed.device)
+        positions = self.net.context_size + offsets
+        known = self.net.embed(self.chunk_tokens, positions)
+        is_known = offsets < revealed.reshape(-1, 1)
+        return JointContext(self.net, self.encoded, known, is_known), self._start(positions)
+
+    def by_position(self, y: Tensor) -> Tensor:
+        """Order states by the position they predict, (B, T - first, D)."""
+        return self.cut(y.reshape(self.n_windows, len(self.positions), -1))
+
+    def by_chunk(self, y: Tensor) -> Tensor:
+        """Order states by chunk, (B, number of chunks, C, D)."""
+        return y.reshape(self.n_windows, -1, self.net.chunk_size, y.shape[-1])
+
+    def cut(self, x: Tensor) -> Tensor:
+        """Drop the positions before ``first`` and the padding, (B, S, …) -> (B, T - first, …)."""
+        return x[:, self.first - self.begin : self.n_tokens - self.begin]
+
+    def _start(self, positions: Tensor, revealed: Tensor | None = None) -> Tensor:
+        """Return the states that chunks start from, with positions (S,) or (C,) in the net."""
+        net = self.net
+        if net.chunk_start == "target":
+            shape = (-1, len(positions))
+            return net.embed(self.chunk_tokens.reshape(shape), positions)
+        offsets = positions % net.chunk_size if net.attention == "cached" else None
+        if net.chunk_start == "draft":
+            assert offsets is not None and revealed is not None and net.query is not None
+            # The last encoder state that has read known tokens only; beyond it, look ahead.
+            ahead = (offsets - revealed).clamp(min=0)
+            source = (positions - offsets + revealed)[:, :, None].expand(-1, -1, net.width)
+            return self.encoded.gather(1, source) + net.query[ahead]
+        start = self.encoded.new_zeros(len(positions), net.width)
+        if net.query is not None:
+            start = net.query if offsets is None else net.query[offsets]
+        if net.position_embedding is not None:
+            start = start + net.position_embedding(positions)
+        n_rows = self.n_windows if offsets is not None else len(self.chunk_tokens)
+        return start.expand(n_rows, -1, -1)
+
+    def _encode_contexts(self, tokens: Tensor) -> Tensor:
+        """Encode each chunk's ``context_size`` tokens causally; start tokens fill what lacks."""
+        n_context, size = self.net.context_size, self.net.chunk_size
+        filled = nn.functional.pad(tokens, (n_context, 0), value=self.net.start_token)
+        rows = filled[:, self.begin :].unfold(1, n_context + size, size)
+        return self.net.encode(rows[:, :, :n_context].reshape(-1, n_context))[0]
+
+
+def _chunk_problems(window_size: int, context_size: int, chunk_size: int) -> list[str]:
+    problems = []
+    if chunk_size < 1:
+        return [f"chunk_size must be at least 1 (is {chunk_size})"]
+    if window_size % chunk_size:
+        problems.append(f"chunk_size ({chunk_size}) must divide the window ({window_size})")
+    if context_size < 1 or context_size + chunk_size > window_size:
+        problems.append(
+            f"context_size ({context_size}) and chunk_size ({chunk_size}) must fit into the "
+            f"window ({window_size})"
+        )
+    return problems
+
+
+def _recursion_problems(
+    n_refinements: int, n_recursions: int, n_supervision: int, grad_refinements: int
+) -> list[str]:
+    problems = [
+        f"{name} must be at least {least} (is {value})"
+        for name, value, least in (
+            ("n_refinements", n_refinements, 1),
+            ("n_recursions", n_recursions, 0),
+            ("n_supervision", n_supervision, 1),
+            ("grad_refinements", grad_refinements, 1),
+        )
+        if value < least
+    ]
+    if grad_refinements > n_refinements:
+        problems.append(
+            f"grad_refinements ({grad_refinements}) cannot exceed n_refinements ({n_refinements})"
+        )
+    return problems
+
+
+def _combination_problems(chunk_start: str, attention: str, factorization: str) -> list[str]:
+    problems = []
+    if chunk_start == "draft" and attention == "joint":
+        problems.append("chunk_start=draft needs attention=cached (joint encodes no chunk)")
+    if chunk_start == "target" and factorization == "left_to_right":
+        problems.append("chunk_start=target needs factorization=parallel (nothing to reveal)")
+    return problems

@@ -1,0 +1,176 @@
+"""A training run from its composed config to ``results.json``."""
+
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from trm_lightning.callbacks import (
+    Checkpoints,
+    Progress,
+    Samples,
+    StopCleanly,
+    TrainingStop,
+    TrainLog,
+)
+from trm_lightning.data import TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.modules import LanguageModule
+from trm_lightning.results import describe_run, results_of, summary
+from trm_lightning.runs import check_resumable, write_json
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train, validate and test; leave checkpoints, logs and ``results.json`` in the run folder.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: for anything that the user can mend.
+        KeyboardInterrupt: after a clean stop by Ctrl-C or SIGTERM, with everything saved.
+    """
+    set_globals(cfg)
+    folder = Path(cfg.run_dir)
+    data: TextDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    module = build_module(cfg, data)
+    module.total_steps = total_steps(cfg.budget, data, module.net.n_supervision)
+    data.n_batches = math.ceil(module.total_steps / module.net.n_supervision)
+    facts = describe_run(cfg, data, module.net)
+    if cfg.resume:
+        data.start_batch = check_resumable(Path(cfg.resume), facts)
+
+    log = TrainLog(cfg.log_every, folder / "metrics.jsonl")
+    checkpoints = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts)
+    samples = Samples(folder / "samples.txt")
+    extra = list(instantiate(cfg.callbacks).values())
+    bar = [Progress(log)] if cfg.progress else []
+    trainer = build_trainer(cfg, module, [log, samples, *extra, checkpoints, StopCleanly(), *bar])
+    if trainer.is_global_zero:
+        data.tokenizer.save(folder / "tokenizer.json")
+        for logger in trainer.loggers:
+            logger.log_hyperparams(facts["config"])
+
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    except TrainingStop:
+        raise KeyboardInterrupt from None
+    if log.validated_step != module.optimizer_steps or len(module.net.scorers()) > 1:
+        trainer.validate(module, datamodule=data, verbose=False)
+    final, tested = dict(module.scores), {}
+    if cfg.test and "test" in data.splits:
+        trainer.test(
+            module, datamodule=data, ckpt_path=checkpoints.best, weights_only=True, verbose=False
+        )
+        tested = module.scores
+    results = results_of(
+        facts,
+        final,
+        tested,
+        log.path,
+        status="completed",
+        optimizer_steps=module.optimizer_steps,
+        tokens_seen=module.tokens_seen,
+        seconds=log.seconds,
+    )
+    if trainer.is_global_zero:
+        write_json(folder / "results.json", results)
+        print(summary(results, folder))
+    return results
+
+
+def set_globals(cfg: DictConfig) -> None:
+    """Set every process-wide switch, so that one job of a sweep leaves nothing to the next."""
+    L.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision(cfg.float32_matmul)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    # What Lightning tells at every start is of no use to a user of this package.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+
+
+def build_module(cfg: DictConfig, data: TextDataModule) -> LanguageModule:
+    """Build net and module for the data's vocabulary."""
+    module: LanguageModule = instantiate(
+        cfg.model,
+        net={"vocab_size": data.vocab_size, "start_token": data.tokenizer.start_id},
+        supervised_tokens=data.supervised_tokens,
+    )
+    if cfg.compile:
+        module.net.compile()
+    return module
+
+
+def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
+    """Turn a budget into optimizer steps: the shortest of steps, tokens and epochs.
+
+    Raises:
+        UserError: when no budget is set, or one is not positive.
+    """
+    per_batch = data.batch_size * data.window_size
+    limits = {
+        "steps": budget.steps,
+        "tokens": budget.tokens and n_supervision * budget.tokens / per_batch,
+        "epochs": budget.epochs and n_supervision * budget.epochs * data.batches_per_epoch,
+    }
+    given = {name: limit for name, limit in limits.items() if budget[name] is not None}
+    if not given or min(given.values()) <= 0:
+        raise UserError(
+            "The budget is empty: " + OmegaConf.to_yaml(budget).replace("\n", " ").strip(),
+            "Set at least one of budget.steps, budget.tokens, budget.epochs to more than 0.",
+        )
+    return math.ceil(min(given.values()))
+
+
+def build_trainer(
+    cfg: DictConfig, module: LanguageModule, callbacks: list[L.Callback]
+) -> L.Trainer:
+    """Build Lightning's Trainer, with everything switched off that counts batches as steps.
+
+    Raises:
+        UserError: when the device or the precision is not to be had here.
+    """
+    loggers = list(instantiate(cfg.logger).values())
+    try:
+        trainer: L.Trainer = instantiate(
+            cfg.trainer,
+            precision=cfg.precision,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=cfg.run_dir,
+            max_steps=module.total_steps,
+            max_epochs=-1,
+            min_epochs=0,
+            val_check_interval=math.ceil(cfg.eval_every / module.net.n_supervision),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+        )
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, MisconfigurationException | ValueError | RuntimeError):
+            raise UserError(
+                f"The trainer could not be set up: {cause}",
+                "Choose a device that is there: trainer=cpu, trainer=gpu, trainer=mps.",
+            ) from error
+        raise
+    if "fsdp" in type(trainer.strategy).__name__.lower():
+        raise UserError(
+            "FSDP cannot train by manual optimization, which deep supervision needs.",
+            "Use trainer=ddp; models of this size fit on one device.",
+        )
+    return trainer
