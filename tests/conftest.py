@@ -19,9 +19,6 @@ TINY = (
     "logger=none",
     "progress=false",
     "threads=1",
-    "data.corpus.train_words=3000",
-    "+data.corpus.val_words=600",
-    "+data.corpus.test_words=600",
     "data.window_size=16",
     "data.batch_size=8",
     "model.net.width=16",
@@ -30,6 +27,13 @@ TINY = (
     "eval_every=4",
     "log_every=1",
     "checkpoint_every=2",
+)
+
+
+SHORT_PLAY = (
+    "data.corpus.train_words=3000",
+    "+data.corpus.val_words=600",
+    "+data.corpus.test_words=600",
 )
 
 
@@ -55,6 +59,7 @@ def configure(tmp_path: Path) -> Configure:
         run.mkdir(exist_ok=True)
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             names = [f"run_dir={run}", "experiment_name=test"]
-            return compose("train", [*TINY, *overrides, *names])
+            play = () if any(word.startswith("data=text") for word in overrides) else SHORT_PLAY
+            return compose("train", [*TINY, *play, *overrides, *names])
 
     return composed

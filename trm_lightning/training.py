@@ -10,6 +10,7 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.callbacks import (
@@ -23,7 +24,7 @@ from trm_lightning.callbacks import (
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.modules import LanguageModule
-from trm_lightning.results import describe_run, results_of, summary
+from trm_lightning.results import MEANINGS, describe_run, results_of, summary
 from trm_lightning.runs import check_resumable, write_json
 
 
@@ -57,8 +58,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     trainer = build_trainer(cfg, module, [log, samples, *extra, checkpoints, StopCleanly(), *bar])
     if trainer.is_global_zero:
         data.tokenizer.save(folder / "tokenizer.json")
-        for logger in trainer.loggers:
-            logger.log_hyperparams(facts["config"])
+        describe_to_loggers(trainer, module, facts)
 
     try:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
@@ -86,6 +86,17 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         write_json(folder / "results.json", results)
         print(summary(results, folder))
     return results
+
+
+def describe_to_loggers(trainer: L.Trainer, module: LanguageModule, facts: dict[str, Any]) -> None:
+    """Tell the loggers the config, and TensorBoard also what each of the run's numbers means."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(facts["config"])
+        if isinstance(logger, TensorBoardLogger):
+            config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
+            logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
+            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.net.scorers()]
+            logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 
 
 def set_globals(cfg: DictConfig) -> None:
