@@ -23,7 +23,7 @@ TINY = (
     "data.batch_size=8",
     "model.net.width=16",
     "model.net.n_heads=2",
-    "budget={steps:8,tokens:null,epochs:null}",
+    "budget={steps:8,tokens:null,epochs:null,seconds:null}",
     "eval_every=4",
     "log_every=1",
     "checkpoint_every=2",
@@ -47,6 +47,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["TRM_CACHE_DIR"]
     else:
         os.environ["TRM_CACHE_DIR"] = before
+
+
+@pytest.fixture(autouse=True)
+def no_seed_left_behind() -> Iterator[None]:
+    """Lightning leaves a run's seed in the environment, where commands started later find it."""
+    yield
+    os.environ.pop("PL_GLOBAL_SEED", None)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ ARGUMENTS = [
     "+data.corpus.val_words=600", "+data.corpus.test_words=600", "data.window_size=16",
     "data.batch_size=8", "model.net.width=16", "model.net.n_heads=2", "model.net.dropout=0",
     "model.net.factorization=parallel", "model.net.n_supervision=2", "model.ema_decay=0.9",
-    "budget={steps:6,tokens:null,epochs:null}", "eval_every=4", "log_every=2",
+    "budget={steps:6,tokens:null,epochs:null,seconds:null}", "eval_every=4", "log_every=2",
 ]  # fmt: skip
 
 

@@ -242,3 +242,22 @@ def test_a_net_in_training_mode_is_refused() -> None:
 )
 def test_the_smallest_windows(net: LanguageNet) -> None:
     assert len(list(sample(net, [1, 2, 3], 6, generator=rng()))) == 6
+
+
+class PlainNet(LanguageNet):
+    """A net of the user's own: nothing but scores."""
+
+    def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
+        states = self.layers[0].mlp(self.token_embedding(self.shift_right(tokens)).cumsum(dim=1))
+        return torch.log_softmax(self.logits(states[:, first:]), dim=-1)
+
+
+def test_any_net_that_scores_can_write() -> None:
+    net = PlainNet(**BASE).eval()
+    prompt, drawn = [3, 1, 4], []
+    for token in sample(net, prompt, 2 * L, temperature=0, generator=rng()):
+        window = [*prompt, *drawn][-(L - 1) :]
+        seen = torch.tensor([[*window, 0]])
+        assert token == int(net.log_probs(seen)[0, -1].argmax())
+        drawn.append(token)
+    assert len(drawn) == 2 * L and len(set(drawn)) > 1

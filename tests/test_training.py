@@ -261,7 +261,7 @@ def test_budget_takes_the_shortest_limit(configure: Configure) -> None:
     budget = cfg.budget
 
     def steps(n_supervision: int = 1, **limits: float | None) -> int:
-        budget.update({"steps": None, "tokens": None, "epochs": None} | limits)
+        budget.update(dict.fromkeys(budget, None) | limits)
         return total_steps(budget, data, n_supervision)
 
     assert steps(tokens=8 * 16 * 5) == 5
@@ -330,3 +330,30 @@ def test_averaged_weights_are_what_is_validated_and_loaded(configure: Configure)
             for position in range(t - start, len(piece)):
                 nats -= float(scores[position, piece[position]])
     assert results["final"]["val/ppl"]["total_nats"] == pytest.approx(nats, rel=1e-6)
+
+
+def test_results_tell_of_the_last_step_where_an_earlier_one_was_best(configure: Configure) -> None:
+    """The test split is scored with the best weights; the run's course is not theirs."""
+    cfg = configure(
+        "model=ar", "optimizer.lr=0.5", "schedule=constant", "schedule.warmup_steps=5",
+        "budget.steps=12", "eval_every=1",
+    )  # fmt: skip
+    results = train(cfg)
+    best = results["best"]["val/ppl"]
+    assert best["step"] < 12 == results["optimizer_steps"]
+    assert best["perplexity"] < results["final"]["val/ppl"]["perplexity"]
+    run = load_run(cfg.run_dir)
+    assert run.optimizer_steps == best["step"]
+
+
+def test_seconds_end_a_run_and_its_schedule(configure: Configure) -> None:
+    cfg = configure(
+        "model=ar", "schedule.warmup_steps=1",
+        "budget={steps:null,tokens:null,epochs:null,seconds:0.5}",
+    )  # fmt: skip
+    results = train(cfg)
+    lines = lines_of(Path(cfg.run_dir))
+    assert 0.5 <= results["seconds"] < 20
+    rates = [line["train/lr"] for line in lines if "train/lr" in line]
+    assert len(rates) > 1 and rates[-1] < max(rates)
+    assert lines[-1]["step"] == results["optimizer_steps"] and "val/ppl" in lines[-1]

@@ -104,8 +104,9 @@ def sample_batch(net: LanguageNet, prompts: Tensor, n_tokens: int, draw: Draw) -
         net = net.without_answer()
     if isinstance(net, RecursiveNet):
         return _first(n_tokens, _continue_by_chunks(net, prompts, draw))
-    assert isinstance(net, AutoregressiveNet)
-    return _first(n_tokens, _continue_by_tokens(net, prompts, draw))
+    if isinstance(net, AutoregressiveNet):
+        return _first(n_tokens, _continue_by_tokens(net, prompts, draw))
+    return _first(n_tokens, _continue_by_scores(net, prompts, draw))
 
 
 def _first(n_tokens: int, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
@@ -114,6 +115,18 @@ def _first(n_tokens: int, blocks: Iterator[Tensor]) -> Iterator[Tensor]:
         block = next(blocks)[:, :n_tokens]
         n_tokens -= block.shape[1]
         yield block
+
+
+@torch.no_grad()
+def _continue_by_scores(net: LanguageNet, text: Tensor, draw: Draw) -> Iterator[Tensor]:
+    """Draw token by token from ``log_probs`` alone: for nets that keep nothing between tokens."""
+    while True:
+        text = _last(text, net.window_size - 1)
+        unread = text.new_full((len(text), 1), net.start_token)
+        log_probs = net.log_probs(torch.cat((text, unread), dim=1), text.shape[1])[:, 0]
+        token = draw(log_probs.cpu())[:, None].to(text.device)
+        yield token
+        text = torch.cat((text, token), dim=1)
 
 
 @torch.no_grad()

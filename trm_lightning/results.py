@@ -48,7 +48,7 @@ def results_of(
     final: dict[str, Score],
     test: dict[str, Score],
     history: Path,
-    **progress: Any,
+    course: dict[str, Any],
 ) -> dict[str, Any]:
     """Return the content of ``results.json``.
 
@@ -57,11 +57,11 @@ def results_of(
         final: validation scores of the last weights.
         test: test scores of the best weights; empty where there is no test split.
         history: the run's ``metrics.jsonl``.
-        progress: steps, tokens, seconds and whatever else is to be told of the run's course.
+        course: steps, tokens, seconds: how the run went.
     """
     kept = {key: value for key, value in facts.items() if key != "tokenizer"}
     return {
-        **progress,
+        **course,
         **{key: value for key, value in kept.items() if key != "config"},
         "final": {name: described(name, score) for name, score in final.items()},
         "best": best_scores(history),

@@ -69,6 +69,7 @@ def load_run(path: str | Path, device: torch.device | None = None) -> LoadedRun:
     net.load_state_dict(weights)
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     steps = checkpoint["counters"]["optimizer_steps"]
+    net.leaks = bool((facts.get("audit") or {}).get("leaks"))
     net.to(device or torch.device("cpu")).eval()
     return LoadedRun(folder, file, config, net, tokenizer, facts, steps)
 

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.callbacks import (
     Checkpoints,
+    LeakAudit,
     Progress,
     Samples,
     StopCleanly,
@@ -23,9 +24,12 @@ from trm_lightning.callbacks import (
 )
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
+from trm_lightning.metrics import Score
 from trm_lightning.modules import LanguageModule
 from trm_lightning.results import MEANINGS, describe_run, results_of, summary
 from trm_lightning.runs import check_resumable, write_json
+
+UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -50,12 +54,19 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if cfg.resume:
         data.start_batch = check_resumable(Path(cfg.resume), facts)
 
-    log = TrainLog(cfg.log_every, folder / "metrics.jsonl")
+    log = TrainLog(cfg.log_every, folder / "metrics.jsonl", cfg.budget.seconds)
+    module.time_share = log.time_share
     checkpoints = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts)
-    samples = Samples(folder / "samples.txt")
-    extra = list(instantiate(cfg.callbacks).values())
-    bar = [Progress(log)] if cfg.progress else []
-    trainer = build_trainer(cfg, module, [log, samples, *extra, checkpoints, StopCleanly(), *bar])
+    callbacks = [
+        LeakAudit(facts, folder / "audit.json", cfg.audit),
+        log,
+        Samples(folder / "samples.txt"),
+        *instantiate(cfg.callbacks).values(),
+        checkpoints,
+        StopCleanly(),
+        *([Progress(log)] if cfg.progress else []),
+    ]
+    trainer = build_trainer(cfg, module, callbacks)
     if trainer.is_global_zero:
         data.tokenizer.save(folder / "tokenizer.json")
         describe_to_loggers(trainer, module, facts)
@@ -64,28 +75,41 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     except TrainingStop:
         raise KeyboardInterrupt from None
-    if log.validated_step != module.optimizer_steps or len(module.net.scorers()) > 1:
-        trainer.validate(module, datamodule=data, verbose=False)
-    final, tested = dict(module.scores), {}
-    if cfg.test and "test" in data.splits:
-        trainer.test(
-            module, datamodule=data, ckpt_path=checkpoints.best, weights_only=True, verbose=False
-        )
-        tested = module.scores
-    results = results_of(
-        facts,
-        final,
-        tested,
-        log.path,
-        status="completed",
-        optimizer_steps=module.optimizer_steps,
-        tokens_seen=module.tokens_seen,
-        seconds=log.seconds,
-    )
+    facts["is_likelihood"] = module.net.is_likelihood and not module.net.leaks
+    course = {  # before a checkpoint is loaded for the test
+        "status": "completed",
+        "optimizer_steps": module.optimizer_steps,
+        "tokens_seen": module.tokens_seen,
+        "seconds": log.seconds,
+    }
+    final, tested = final_scores(cfg, trainer, module, log, checkpoints)
+    results = results_of(facts, final, tested, log.path, course)
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
         print(summary(results, folder))
     return results
+
+
+def final_scores(
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    module: LanguageModule,
+    log: TrainLog,
+    checkpoints: Checkpoints,
+) -> tuple[dict[str, Score], dict[str, Score]]:
+    """Return validation scores of the last weights and test scores of the best ones.
+
+    The last validation of training serves where it is of the last step and scored everything.
+    """
+    data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    if log.validated_step != module.optimizer_steps or len(module.net.scorers()) > 1:
+        trainer.validate(module, datamodule=data, verbose=False)
+    final = module.scores
+    if not cfg.test or "test" not in data.splits:
+        return final, {}
+    best = checkpoints.best
+    trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    return final, module.scores
 
 
 def describe_to_loggers(trainer: L.Trainer, module: LanguageModule, facts: dict[str, Any]) -> None:
@@ -125,6 +149,8 @@ def build_module(cfg: DictConfig, data: TextDataModule) -> LanguageModule:
 def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
     """Turn a budget into optimizer steps: the shortest of steps, tokens and epochs.
 
+    A budget of seconds alone sets no limit here; the log ends such a run.
+
     Raises:
         UserError: when no budget is set, or one is not positive.
     """
@@ -135,10 +161,12 @@ def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) ->
         "epochs": budget.epochs and n_supervision * budget.epochs * data.batches_per_epoch,
     }
     given = {name: limit for name, limit in limits.items() if budget[name] is not None}
+    if budget.seconds is not None:
+        given["seconds"] = UNLIMITED if budget.seconds > 0 else 0
     if not given or min(given.values()) <= 0:
         raise UserError(
             "The budget is empty: " + OmegaConf.to_yaml(budget).replace("\n", " ").strip(),
-            "Set at least one of budget.steps, budget.tokens, budget.epochs to more than 0.",
+            "Set at least one of budget.steps, .tokens, .epochs, .seconds to more than 0.",
         )
     return math.ceil(min(given.values()))
 

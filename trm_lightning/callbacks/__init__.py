@@ -1,9 +1,18 @@
 """What happens beside training: logs, checkpoints, the progress bar, samples, a clean stop."""
 
+from trm_lightning.callbacks.audit import LeakAudit
 from trm_lightning.callbacks.checkpoints import Checkpoints
 from trm_lightning.callbacks.progress import Progress
 from trm_lightning.callbacks.samples import Samples
 from trm_lightning.callbacks.stop import StopCleanly, TrainingStop
 from trm_lightning.callbacks.train_log import TrainLog
 
-__all__ = ["Checkpoints", "Progress", "Samples", "StopCleanly", "TrainLog", "TrainingStop"]
+__all__ = [
+    "Checkpoints",
+    "LeakAudit",
+    "Progress",
+    "Samples",
+    "StopCleanly",
+    "TrainLog",
+    "TrainingStop",
+]

@@ -25,14 +25,16 @@ class TrainLog(L.Callback):
 
     Args:
         log_every: optimizer steps between two lines.
+        max_seconds: ends training after the batch in which it is reached; None for no limit.
         path: file of JSON lines, one per logged point; resumed runs go on in it.
 
     Raises:
         UserError: when a loss is NaN or infinite, naming the optimizer step.
     """
 
-    def __init__(self, log_every: int, path: Path) -> None:
+    def __init__(self, log_every: int, path: Path, max_seconds: float | None = None) -> None:
         self.log_every = log_every
+        self.max_seconds = max_seconds
         self.path = path
         self.seconds = 0.0  # spent training, validation not counted, over all resumes
         self.validated_step = -1
@@ -62,6 +64,13 @@ class TrainLog(L.Callback):
             self._nats.append(module.record.nats)
         if module.optimizer_steps >= min(self._next_log, module.total_steps):
             self.flush(trainer, module)
+        self._tick()
+        if self.time_share() >= 1:
+            trainer.should_stop = True
+
+    def time_share(self) -> float:
+        """Return how much of ``max_seconds`` is used up, 0 without such a limit."""
+        return self.seconds / self.max_seconds if self.max_seconds else 0.0
 
     def flush(self, trainer: L.Trainer, module: LanguageModule) -> None:
         """Check and log what has been collected since the last line."""

@@ -56,7 +56,7 @@ def _run_alone(command: str, task: Task, cfg: DictConfig, folder: Path) -> float
                 raise
             _keep_traceback(folder)
             sys.exit(1)
-        screen.show(command, mistake)
+        screen.show(f"trm-{command}", mistake)
         if made_now and launch.rank() == 0 and not _has_results(folder):
             _remove(folder)
         sys.exit(2)
@@ -88,7 +88,7 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
         else:
             status["error"] = str(mistake)
             write_text(folder / "error.txt", f"{mistake}\n")
-            screen.show(command, mistake)
+            screen.show(f"trm-{command}", mistake)
         return None
     finally:
         status["seconds"] = round(time.monotonic() - start, 1)

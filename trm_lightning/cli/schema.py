@@ -18,6 +18,7 @@ class Budget:
     steps: int | None = None
     tokens: int | None = None
     epochs: float | None = None
+    seconds: float | None = None
 
 
 @dataclass
@@ -42,6 +43,7 @@ class TrainConfig:
     float32_matmul: Literal["highest", "high", "medium"]
     threads: int | None
     compile: bool
+    audit: bool
     test: bool
     progress: bool
     run_dir: str
@@ -72,9 +74,62 @@ class EvaluateConfig:
     device: str
 
 
+@dataclass
+class AnalyzeConfig:
+    """conf/analyze.yaml."""
+
+    run: str = field(metadata={"example": RUN})
+    split: str
+    depth: int | None
+    max_tokens: int | None
+    ablations: bool
+    device: str
+
+
+@dataclass
+class ReportConfig:
+    """conf/report.yaml."""
+
+    path: str = field(metadata={"example": RUN})
+
+
+@dataclass
+class AuditConfig:
+    """conf/audit.yaml."""
+
+    data: Any
+    optimizer: Any
+    schedule: Any
+    run: str | None
+    split: str
+    train_steps: int
+    json: str | None
+    seed: int
+    device: str
+    model: Any = None
+
+
+@dataclass
+class CompareConfig(TrainConfig):
+    """conf/compare.yaml: a comparison's own keys beside those of its training runs."""
+
+    name: str
+    models: list[str]
+    entries: list[Any] | None
+    runs: list[str]
+    seeds: int | list[int]
+    baseline: str | None
+    parity: str
+    scale: float
+
+
 # A command that is not named here has its `_target_` nodes checked, but not its top level.
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
     "generate": GenerateConfig,
     "evaluate": EvaluateConfig,
+    "analyze": AnalyzeConfig,
+    "audit": AuditConfig,
+    "compare": CompareConfig,
+    "report": ReportConfig,
 }

@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from trm_lightning.data import TextDataModule
 from trm_lightning.metrics import LikelihoodSum, Score, TextCounts
 from trm_lightning.modules.ema import EmaWeights
+from trm_lightning.modules.optim import TimeShare
 from trm_lightning.nets import LanguageNet
 
 
@@ -62,6 +63,7 @@ class LanguageModule(L.LightningModule):
 
     Attributes:
         total_steps: optimizer steps of the whole run, exactly; set before the run starts.
+        time_share: tells how much of a budget in seconds is used up; set likewise.
         scores: the last validation's scores, by names such as ``val/ppl``.
     """
 
@@ -85,6 +87,7 @@ class LanguageModule(L.LightningModule):
         self.ema = None if ema_decay is None else EmaWeights(net, ema_decay)
         self.supervised_tokens = supervised_tokens
         self.total_steps = 0
+        self.time_share: TimeShare = lambda: 0.0
         self.optimizer_steps = 0
         self.batches_seen = 0
         self.tokens_seen = 0  # tokens of the batches, each batch once
@@ -101,7 +104,9 @@ class LanguageModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
         optimizer = self.make_optimizer(self.net)
-        schedule = self.make_schedule(optimizer, total_steps=self.total_steps)
+        schedule = self.make_schedule(
+            optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
+        )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:

@@ -1,6 +1,7 @@
 """Optimizer and learning-rate schedules, both counted in optimizer steps."""
 
 import math
+from collections.abc import Callable
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
@@ -32,24 +33,35 @@ def adamw(
     return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup_steps: int) -> LambdaLR:
+TimeShare = Callable[[], float]  # how much of a budget in seconds is used up, 0 to 1
+
+
+def constant(
+    optimizer: Optimizer, total_steps: int, time_share: TimeShare, warmup_steps: int
+) -> LambdaLR:
     """Rise linearly for ``warmup_steps``, then stay at the peak."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
 
 
 def cosine(
-    optimizer: Optimizer, total_steps: int, warmup_steps: int, final_ratio: float
+    optimizer: Optimizer,
+    total_steps: int,
+    time_share: TimeShare,
+    warmup_steps: int,
+    final_ratio: float,
 ) -> LambdaLR:
     """Rise linearly for ``warmup_steps``, then fall on half a cosine to ``final_ratio``.
 
-    A warm-up longer than a tenth of the run is cut to that, so that short runs learn as well.
+    The cosine ends with the steps or with the time, whichever is over first. A warm-up longer
+    than a tenth of the run is cut to that, so that short runs learn as well.
     """
     warmup_steps = min(warmup_steps, total_steps // 10)
 
     def factor(step: int) -> float:
         if step < warmup_steps:
             return (step + 1) / warmup_steps
-        progress = min(1.0, (step - warmup_steps) / max(1, total_steps - warmup_steps))
+        progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+        progress = min(1.0, max(progress, time_share()))
         return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
 
     return LambdaLR(optimizer, factor)

@@ -39,6 +39,7 @@ class LanguageNet(nn.Module, ABC):
 
     runtime_arguments: ClassVar[frozenset[str]] = frozenset({"vocab_size", "start_token"})
     is_likelihood = True  # False for a net that is given the tokens it is scored on
+    leaks = False  # set by the leak audit
     n_supervision = 1  # N_sup: optimizer steps per batch
 
     def __init__(
@@ -96,7 +97,9 @@ class LanguageNet(nn.Module, ABC):
         Only ``ppl`` and ``ppl_without_answer`` are perplexities. The first one is what the net
         is trained for.
         """
-        return {"ppl" if self.is_likelihood else "not_a_perplexity": self.log_probs}
+        return {
+            "ppl" if self.is_likelihood and not self.leaks else "not_a_perplexity": self.log_probs
+        }
 
     def without_answer(self) -> "LanguageNet":
         """Return the same weights started without the tokens to score; the net itself here."""

@@ -159,8 +159,9 @@ class RecursiveNet(LanguageNet):
         """See :meth:`LanguageNet.scorers`; a net that is given the answer is scored both ways."""
         if self.chunk_start != "target":
             return super().scorers()
-        blind = self.without_answer()
-        return {"warm_start_ppl": self.log_probs, "ppl_without_answer": blind.log_probs}
+        blind = self.without_answer().log_probs
+        name = "not_a_perplexity" if self.leaks else "ppl_without_answer"
+        return {"warm_start_ppl": self.log_probs, name: blind}
 
     def without_answer(self) -> "RecursiveNet":
         """Return the weights of a ``target`` net with chunks that start from positions alone."""

@@ -1,0 +1,360 @@
+"""The analysis against other ways to the same numbers."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+import torch
+from conftest import Configure
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+from torch.distributions import Categorical, kl_divergence
+
+from trm_lightning.analysis import analyze
+from trm_lightning.analysis.groups import FREQUENCIES, PARTS, by_frequency, by_part_of_line
+from trm_lightning.analysis.measure import Measurement, ablations, check_same_as_scored
+from trm_lightning.analysis.sums import Guess, facts
+from trm_lightning.analysis.unroll import Reading, isolated_log_probs, readings
+from trm_lightning.data import (
+    BPETokenizer,
+    CharacterTokenizer,
+    EvalWindows,
+    Tokenizer,
+    WhitespaceTokenizer,
+    WordTokenizer,
+)
+from trm_lightning.errors import UserError
+from trm_lightning.metrics import score_windows
+from trm_lightning.nets import AutoregressiveNet, RecursiveNet
+from trm_lightning.training import train
+
+V = 7
+CPU = torch.device("cpu")
+SETTINGS = {"split": "val", "depth": None, "max_tokens": None, "ablations": True, "device": "cpu"}
+
+
+def make_net(**changes: Any) -> RecursiveNet:
+    torch.manual_seed(0)
+    settings: dict[str, Any] = {
+        "vocab_size": V, "start_token": 0, "window_size": 12, "width": 16, "n_layers": 2,
+        "n_heads": 2, "chunk_size": 3, "n_refinements": 2, "n_recursions": 3, "norm": "post",
+    }  # fmt: skip
+    return RecursiveNet(**(settings | changes)).eval()
+
+
+def windows_of(n: int = 47, stride: int = 5) -> EvalWindows:
+    tokens = np.random.default_rng(0).integers(V, size=n)
+    return EvalWindows(tokens, window_size=12, stride=stride, batch_size=3)
+
+
+KINDS = [
+    {"factorization": "left_to_right", "chunk_start": "draft"},
+    {"factorization": "parallel", "chunk_start": "query", "n_supervision": 2},
+    {"factorization": "parallel", "chunk_start": "query", "attention": "joint"},
+    {"factorization": "left_to_right", "chunk_start": "query", "attention": "joint"},
+    {"factorization": "parallel", "chunk_start": "target", "positions": "rotary"},
+    {"chunk_size": 1, "n_recursions": 0},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_scores_by_depth_are_those_of_log_probs_at(kind: dict[str, Any]) -> None:
+    net = make_net(**kind)
+    depth = net.scoring_depth + 2
+    measured = Measurement(net, depth, {})
+    measured.run(windows_of())
+    check_same_as_scored(net, windows_of())
+    rows = {
+        row["refinement"]: row
+        for row in measured.sums.rows()
+        if row["recursion"] == net.n_recursions
+    }
+    assert list(rows) == list(range(depth + 1))
+    for t, row in rows.items():
+        score = score_windows(
+            lambda tokens, first, t=t: net.log_probs_at(tokens, [t], first)[0], windows_of(), CPU
+        )
+        assert row["tokens"] == score.tokens == 47
+        assert row["nats_per_token"] == pytest.approx(score.nats / score.tokens, abs=1e-6)
+
+
+@pytest.mark.parametrize("attention", ["cached", "joint"])
+def test_a_reading_is_the_answer_of_a_net_with_fewer_recursions(attention: str) -> None:
+    net = make_net(attention=attention, chunk_start="query", factorization="parallel")
+    tokens = torch.randint(V, (2, 8))
+    with torch.no_grad():
+        ((columns, steps),) = readings(net, tokens, 0, depth=1, by_recursion=1)
+        read = {step.recursion: step.answer for step in steps if step.refinement == 1}
+        assert sorted(read) == [1, 2, 3] and columns.tolist() == list(range(8))
+        for recursion, answer in read.items():
+            other = copy.copy(net)
+            other.n_recursions = recursion
+            expected = other.log_probs_at(tokens, [1])[0].flatten(0, 1)
+            torch.testing.assert_close(torch.log_softmax(net.logits(answer), -1), expected)
+
+
+@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("positions", ["learned", "rotary"])
+def test_isolated_states_do_not_see_each_other(kind: dict[str, Any], positions: str) -> None:
+    """The query of a chunk's last token moves what other states predict, unless isolated."""
+    net = make_net(**kind, positions=positions)
+    other = copy.deepcopy(net)
+    assert other.query is not None
+    other.query.data[2] += 3  # a look ahead by two tokens, which only the last state of three has
+    tokens = torch.randint(V, (2, 12))
+    first_two = torch.arange(12) % 3 < 2
+    if kind["chunk_start"] == "draft":
+        first_two = torch.arange(12) % 3 < 1  # with a token known, the last state looks ahead by 1
+    with torch.no_grad():
+        moved = (net.log_probs(tokens) - other.log_probs(tokens)).abs().amax(dim=(0, 2))
+        alone = isolated_log_probs(net, tokens) - isolated_log_probs(other, tokens)
+    assert (moved[first_two] > 1e-5).any()
+    assert (alone.abs().amax(dim=(0, 2))[first_two] == 0).all()
+
+
+def test_a_chunk_of_one_is_isolated_already() -> None:
+    tokens = torch.randint(V, (2, 12))
+    for attention in ("cached", "joint"):
+        net = make_net(chunk_size=1, attention=attention, chunk_start="query", positions="rotary")
+        with torch.no_grad():
+            torch.testing.assert_close(isolated_log_probs(net, tokens), net.log_probs(tokens))
+
+
+def test_a_joint_state_alone_is_that_of_a_net_with_a_smaller_chunk() -> None:
+    net = make_net(attention="joint", chunk_start="query", factorization="parallel")
+    one = make_net(attention="joint", chunk_start="query", factorization="parallel", chunk_size=1,
+                   context_size=9)  # fmt: skip
+    weights = {k: v[:1] if k == "query" else v for k, v in net.state_dict().items()}
+    one.load_state_dict(weights)
+    tokens = torch.randint(V, (2, 12))
+    with torch.no_grad():
+        got, expected = isolated_log_probs(net, tokens, 9), one.log_probs(tokens, 9)
+    torch.testing.assert_close(got[:, 0], expected[:, 0])
+
+
+def test_facts_of_known_distributions() -> None:
+    torch.manual_seed(1)
+    targets = torch.tensor([0, 1, 2, 3])
+    old_logits, new_logits = torch.randn(4, V), torch.randn(4, V)
+    for row, (before, after) in enumerate([(0, 0), (4, 1), (2, 5), (4, 6)]):
+        old_logits[row, before] = new_logits[row, after] = 9
+
+    def guessed(refinement: int, logits: torch.Tensor) -> Guess:
+        reading = Reading(refinement, 1, logits, logits * 2)
+        top = logits.argmax(-1)
+        return Guess(reading, logits.log_softmax(-1), top, top == targets)
+
+    old, new = guessed(1, old_logits), guessed(2, new_logits)
+    found = facts(new, old, targets)
+    p, q = Categorical(logits=new_logits), Categorical(logits=old_logits)
+    torch.testing.assert_close(found["entropy"], p.entropy())
+    torch.testing.assert_close(found["kl"], kl_divergence(p, q))
+    torch.testing.assert_close(found["nats"], -p.log_prob(targets))
+    assert found["changed"].tolist() == [False, True, True, True]
+    assert found["better"].tolist() == [False, True, False, False]
+    assert found["worse"].tolist() == [False, False, True, False]
+    cosine = (new_logits * old_logits).sum(-1) / (new_logits.norm(dim=-1) * old_logits.norm(dim=-1))
+    torch.testing.assert_close(found["y_cosine"], cosine)
+    torch.testing.assert_close(found["z_norm"], 2 * new_logits.norm(dim=-1))
+    assert {"kl", "z_cosine"}.isdisjoint(facts(old, None, targets))
+    assert "z_cosine" not in facts(new, guessed(0, old_logits), targets)  # z was 0
+
+
+@pytest.mark.parametrize("kind", KINDS[:2])
+def test_groups_get_the_nats_of_their_own_tokens(kind: dict[str, Any]) -> None:
+    net, windows = make_net(**kind), windows_of()
+    labels = np.random.default_rng(1).integers(3, size=len(windows.tokens))
+    measured = Measurement(net, net.scoring_depth, {"random": (["a", "b", "c"], labels)})
+    measured.run(windows)
+    nats = []
+    offsets = []
+    with torch.no_grad():
+        for tokens, first in windows:
+            targets = tokens[:, first:, None]
+            nats += (-net.log_probs(tokens, first).gather(2, targets)).flatten().tolist()
+            offsets += (torch.arange(first, tokens.shape[1]) % 3).tolist() * len(tokens)
+    for name, by in (("random", labels), ("position in the chunk", np.array(offsets))):
+        for i, row in enumerate(measured.groups[name].rows("ppl")):
+            expected = np.exp(np.mean(np.array(nats)[by == i]))
+            assert row["tokens"] == (by == i).sum()
+            assert row["ppl"][net.scoring_depth] == pytest.approx(expected, rel=1e-5)
+
+
+PLAY = (
+    "First Citizen:\nSpeak, my lord!\n\nSecond Citizen:\nHe said:\nno more of it.\n\nAll:\nAye.\n"
+)
+LABELLED = "Scene in the garden .\nEnter Anna .\nANNA: the dog sees .\nBORIS: it runs , and .\n"
+
+
+def parts_of(text: str, tokenizer: Tokenizer) -> list[tuple[str, str]]:
+    fitted = tokenizer.fit([text], [])
+    ids = fitted.encode(text)
+    labels = by_part_of_line([text], fitted, ids)
+    assert labels is not None
+    return [(fitted.token(i), PARTS[p]) for i, p in zip(ids.tolist(), labels, strict=True)]
+
+
+def test_parts_of_a_play_in_words() -> None:
+    found = parts_of(PLAY, WordTokenizer(min_count=1))
+    expected = {
+        "speaker": "first citizen : second citizen : all :",
+        "first word": "speak he no aye",
+        "punctuation": ", ! : . .",
+        "other": "my lord said more of it",
+    }
+    for part, words in expected.items():
+        assert " ".join(word for word, p in found if p == part) == words
+    assert {part for _, part in found} == set(expected)  # these words have no line ends
+
+
+def test_parts_of_labelled_lines() -> None:
+    found = parts_of(LABELLED, WhitespaceTokenizer())
+    assert [w for w, p in found if p == "speaker"] == ["ANNA:", "BORIS:"]
+    assert [w for w, p in found if p == "first word"] == ["Scene", "Enter", "the", "it"]
+    assert [w for w, p in found if p == "punctuation"] == [".", ".", ".", ",", "."]
+    assert [w for w, p in found if p == "line end"] == ["<eos>"] * 4
+
+
+@pytest.mark.parametrize("tokenizer", [CharacterTokenizer(), BPETokenizer(vocab_size=280)])
+def test_parts_of_a_play_in_smaller_tokens(tokenizer: Tokenizer) -> None:
+    found = parts_of(PLAY, tokenizer)
+    joined = "".join(token for token, part in found if part == "speaker")
+    assert joined == "First Citizen:Second Citizen:All:"
+    first = "".join(token for token, part in found if part == "first word")
+    assert first == "SpeakHenoAye"
+    assert [part for token, part in found if token == "\n"] == ["line end"] * PLAY.count("\n")
+
+
+def test_tokens_of_another_text_have_no_parts() -> None:
+    fitted = WordTokenizer(min_count=1).fit([PLAY], [])
+    ids = fitted.encode(PLAY)
+    assert by_part_of_line([PLAY], fitted, ids[:9]) is not None
+    assert by_part_of_line([PLAY], fitted, ids[1:]) is None
+    assert by_part_of_line([PLAY[:20]], fitted, ids) is None
+
+
+def test_frequency_is_counted_in_training() -> None:
+    train_ids = np.repeat([0, 1, 2, 3], [9, 10, 1500, 50])
+    labels = by_frequency(np.array([0, 1, 2, 3, 4]), train_ids, vocab_size=5, unknown_id=3)
+    names = [FREQUENCIES[label] for label in labels]
+    assert names == ["1–9", "10–99", "1,000–9,999", "unknown", "never"]
+
+
+def test_a_net_with_scores_of_its_own_is_refused() -> None:
+    class Shifted(RecursiveNet):
+        def log_probs(self, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
+            return super().log_probs(tokens, first).roll(1, -1)
+
+    net = make_net()
+    check_same_as_scored(net, windows_of())
+    net.__class__ = Shifted
+    with pytest.raises(UserError, match="Shifted"):
+        check_same_as_scored(net, windows_of())
+
+
+def test_ablations_take_out_what_they_say() -> None:
+    net = make_net(chunk_start="target", factorization="parallel")
+    found = ablations(net)
+    assert list(found) == ["no refinement", "no mutual visibility", "no recursion", "1 recursion",
+                           "6 recursions", "without the answer"]  # fmt: skip
+    tokens = torch.randint(V, (2, 12))
+    with torch.no_grad():
+        scores = [log_probs(tokens, 0) for _, log_probs in found.values()]
+        torch.testing.assert_close(scores[-1], net.without_answer().log_probs(tokens))
+    assert all(not torch.allclose(score, net.log_probs(tokens)) for score in scores)
+    assert net.n_recursions == 3
+    ar = AutoregressiveNet(V, 0, window_size=12, width=16, n_layers=1, n_heads=2)
+    assert ablations(ar) == {}
+
+
+def run_of(configure: Configure, *overrides: str) -> tuple[Path, dict[str, Any]]:
+    cfg = configure(*overrides, "budget.steps=4")
+    return Path(cfg.run_dir), train(cfg)
+
+
+def analyzed(run: Path, **changes: Any) -> dict[str, Any]:
+    analyze(OmegaConf.create(SETTINGS | {"run": str(run), **changes}))
+    content: dict[str, Any] = json.loads((run / "analysis" / "analysis.json").read_text())
+    return content
+
+
+def test_a_recursive_run_is_analyzed(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, results = run_of(configure, "model=trm", "model.net.n_supervision=2")
+    content = analyzed(run)
+    assert content["whole_split"] and content["tokens"] == results["final"]["val/ppl"]["tokens"]
+    scored = [r for r in content["steps"] if (r["refinement"], r["recursion"]) == (4, 2)]
+    assert scored[0]["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
+    assert [r["supervision_step"] for r in content["steps"] if r["recursion"] == 2] == [
+        0, 1, 1, 2, 2, 3, 3, 4, 4
+    ]  # fmt: skip
+    assert [r["refinement"] for r in content["steps"] if r["beyond_training"]] == [5, 6, 7, 8]
+    names = {"position in the chunk", "frequency in training", "part of the line"}
+    assert set(content["groups"]) == names
+    for groups in content["groups"].values():
+        assert sum(group["tokens"] for group in groups) == content["tokens"]
+    written = {path.name for path in (run / "analysis").iterdir()}
+    figures = ("depth", "surprise", "changes", "drift", "norms", "refinement")
+    assert written >= {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
+    assert not [name for name in written if name.startswith(".") or name.endswith(".tmp")]
+    for path in (run / "analysis").glob("*.svg"):
+        assert ElementTree.parse(path).getroot().tag.endswith("svg")
+    assert "more than trained with" in capsys.readouterr().out
+
+
+def test_part_of_a_split_is_said_to_be_one(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, _ = run_of(configure, "model=trm")
+    content = analyzed(run, max_tokens=100, ablations=False, depth=4)
+    assert content["tokens"] == 100 and not content["whole_split"] and not content["ablations"]
+    assert content["steps"][-1]["tokens"] == 100
+    assert "100 tokens (of " in capsys.readouterr().out
+    for changes, named in [({"depth": 1}, "depth"), ({"max_tokens": 0}, "max_tokens"),
+                           ({"split": "tset"}, "tset")]:  # fmt: skip
+        with pytest.raises(UserError, match=named):
+            analyzed(run, **changes)
+    with pytest.raises(UserError, match="no/run does not exist"):
+        analyzed(Path("no/run"))
+
+
+def test_an_autoregressive_run_gives_what_applies(configure: Configure) -> None:
+    run, results = run_of(configure, "model=ar")
+    content = analyzed(run)
+    (row,) = content["steps"]
+    assert row["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
+    assert row["entropy"] > 0 and row["kl"] is None
+    assert set(content["groups"]) == {"frequency in training", "part of the line"}
+    assert content["ablations"] == [] and "recursion" not in content
+
+
+def test_a_net_given_the_answer_has_no_perplexity(configure: Configure) -> None:
+    warm = ("model=trm", "model.net.chunk_start=target", "model.net.factorization=parallel")
+    run, _ = run_of(configure, *warm)
+    content = analyzed(run)
+    assert not content["is_likelihood"] and content["measure"] == "warm_start_ppl"
+    assert "ppl" not in content["steps"][0] and "NOT A LIKELIHOOD" in content["meaning"]
+    blind = [row for row in content["ablations"] if row["measure"] == "ppl_without_answer"]
+    assert [row["name"] for row in blind] == ["without the answer"]
+    drawn = (run / "analysis" / "depth.svg").read_text()
+    assert "not a likelihood" in drawn and "perplexity" not in drawn
+
+
+def test_data_are_opened_as_trained(configure: Configure) -> None:
+    """Labels by part of the line come from the very text that was scored."""
+    cfg = configure("model=ar")
+    data = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    tokens = data.splits["val"].tokens
+    labels = by_part_of_line(data.corpus.blocks("val"), data.tokenizer, tokens)
+    assert labels is not None
+    for token, label in zip(tokens.tolist(), labels.tolist(), strict=True):
+        text = data.tokenizer.token(token)
+        assert (PARTS[label] == "speaker") == text.endswith(":")
+        assert (PARTS[label] == "line end") == (text == "<eos>")

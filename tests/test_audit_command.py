@@ -1,0 +1,181 @@
+"""The audit of runs: by the command, and before the first validation of training."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import TINY, Configure
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from trm_lightning.auditing import audit_command
+from trm_lightning.callbacks.audit import LeakAudit
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import conf_dir
+from trm_lightning.data import TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.modules import LanguageModule
+from trm_lightning.nets import AutoregressiveNet
+from trm_lightning.training import build_module, build_trainer, set_globals, train
+
+DATA = [override for override in TINY if "data." in override]
+NET = ["model.net.width=16", "model.net.n_heads=2", "train_steps=0", "device=cpu"]
+CONTROLS = [path.stem for path in conf_dir().glob("model/leaky_*.yaml")]
+
+
+def audit_config(*overrides: str) -> DictConfig:
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("audit", list(overrides))
+
+
+@pytest.mark.parametrize("model", ["ar", "trm"])
+def test_models_pass_as_they_are_configured(model: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert audit_command(audit_config(f"model={model}", *DATA, *NET)) == 0
+    shown = capsys.readouterr().out
+    assert "untrained, on builtin_word" in shown
+    assert "All checks passed." in shown and "✗" not in shown
+    assert "✓ each_token_once" in shown and "✓ incremental" in shown
+
+
+def test_there_are_five_controls() -> None:
+    assert len(CONTROLS) == 5
+
+
+@pytest.mark.parametrize("model", CONTROLS)
+def test_controls_fail_as_they_are_configured(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "audit.json"
+    assert audit_command(audit_config(f"model={model}", *DATA, *NET, f"json={report}")) > 0
+    shown = capsys.readouterr().out
+    assert "NOT A LIKELIHOOD" in shown and "✗ suffix_perturbation" in shown
+    content = json.loads(report.read_text())
+    name = next(iter(content["scores"]))
+    assert name in ("warm_start_ppl", "not_a_perplexity")
+    assert content["passed"] is False
+    assert not content["leaks"]  # nothing that is called a perplexity is none
+    assert "suffix_perturbation" in content["failed"][name]
+    first = content["scores"][name]["checks"][0]
+    assert first["name"] == "suffix_perturbation" and isinstance(first["position"], int)
+
+
+def test_a_trained_run_is_audited_on_its_own_data(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = configure("model=ar", "data=builtin_char")  # its tokenizer loses nothing
+    train(cfg)
+    capsys.readouterr()
+    assert audit_command(audit_config(f"run={cfg.run_dir}", "train_steps=0", "device=cpu")) == 0
+    shown = capsys.readouterr().out
+    assert "best.ckpt, step" in shown
+    assert "✓ entropy_floor" in shown
+
+
+@pytest.mark.parametrize(
+    ("overrides", "named"),
+    [
+        ([], "Neither a run nor a model"),
+        (["run=no/such/run"], "no/such/run does not exist"),
+        (["run=no/such/run", "model=ar"], "has its own model"),
+        (["model=ar", "train_steps=-1"], "train_steps"),
+        (["model=ar", "json=no/such/folder/a.json"], "no/such/folder"),
+        (["model=ar", "split=tset", *DATA, *NET], "no split 'tset'"),
+    ],
+)
+def test_mistakes_are_named(overrides: list[str], named: str) -> None:
+    with pytest.raises(UserError, match=named):
+        audit_command(audit_config(*overrides))
+
+
+def test_the_exit_status_is_1_and_no_folder_is_made(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "trm_lightning.audit", "model=leaky_pooled_chunk", *DATA, *NET],
+        cwd=tmp_path, capture_output=True, text=True, timeout=240,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)},
+    )  # fmt: skip
+    assert done.returncode == 1, done.stderr
+    assert "checks FAILED" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+# Before the first validation.
+
+Fit = Callable[..., tuple[LanguageModule, dict[str, Any]]]
+
+
+@pytest.fixture
+def fit(configure: Configure) -> Fit:
+    """Train for a few steps with the audit beside it, and return the module and the facts."""
+
+    def fitted(*overrides: str, **options: Any) -> tuple[LanguageModule, dict[str, Any]]:
+        cfg = configure(*overrides)
+        set_globals(cfg)
+        data: TextDataModule = instantiate(cfg.data)
+        data.prepare_data()
+        data.setup()
+        module = build_module(cfg, data)
+        module.total_steps, data.n_batches = 8, 8
+        facts: dict[str, Any] = {}
+        path = Path(cfg.run_dir) / "audit.json"
+        callbacks = [LeakAudit(facts, path, **options)] if options.pop("attach", True) else []
+        build_trainer(cfg, module, [*callbacks]).fit(module, datamodule=data)
+        return module, facts
+
+    return fitted
+
+
+def test_training_is_the_same_with_and_without(
+    fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    audited, facts = fit("model=trm", "model.ema_decay=0.9")
+    assert facts["audit"] == {"passed": True, "leaks": False, "failed": {"ppl": []}}
+    shown = capsys.readouterr().err
+    assert shown.count("leak audit: 11 checks passed") == 1  # two validations, one audit
+    assert json.loads((tmp_path / "run" / "audit.json").read_text())["passed"]
+    alone, _ = fit("model=trm", "model.ema_decay=0.9", attach=False)
+    for name, value in audited.state_dict().items():
+        assert torch.equal(value, alone.state_dict()[name]), name
+    assert audited.scores == alone.scores
+
+
+def test_a_model_that_claims_to_be_honest_is_found_out(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def see_all(net: AutoregressiveNet, tokens: Tensor) -> Tensor:
+        return tokens
+
+    monkeypatch.setattr(AutoregressiveNet, "shift_right", see_all)
+    module, facts = fit("model=ar")
+    assert facts["audit"]["leaks"] and "target_swap" in facts["audit"]["failed"]["ppl"]
+    assert module.net.leaks is True
+    shown = capsys.readouterr().err
+    assert "checks FAILED" in shown and "its numbers are no perplexities" in shown
+    assert module.optimizer_steps == 8  # it trains all the same
+
+
+@pytest.mark.parametrize("model", ["leaky_target_start", "leaky_chunk_mask"])
+def test_controls_train_under_names_that_are_no_perplexity(
+    fit: Fit, model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    module, facts = fit(f"model={model}")
+    assert not facts["audit"]["passed"]
+    assert "NOT A LIKELIHOOD" in capsys.readouterr().err
+    assert module.optimizer_steps == 8
+    assert list(module.scores) in (["val/warm_start_ppl"], ["val/not_a_perplexity"])
+    if model == "leaky_target_start":
+        assert facts["audit"]["failed"]["ppl_without_answer"] == []
+
+
+def test_switched_off_it_says_so(fit: Fit, capsys: pytest.CaptureFixture[str]) -> None:
+    _, facts = fit("model=ar", enabled=False)
+    assert facts == {"audit": None}
+    assert "leak audit: off" in capsys.readouterr().err

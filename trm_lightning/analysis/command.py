@@ -1,0 +1,170 @@
+"""An analysis from its composed config to ``analysis.json`` and figures."""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from trm_lightning.analysis.figures import analysis_figures
+from trm_lightning.analysis.measure import (
+    Measurement,
+    ablations,
+    check_same_as_scored,
+    open_windows,
+    token_labels,
+)
+from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation import open_data
+from trm_lightning.figures import refinement_figure
+from trm_lightning.metrics import score_windows
+from trm_lightning.metrics.likelihood import safe_exp
+from trm_lightning.nets import LanguageNet, RecursiveNet
+from trm_lightning.reporting.plots import save_figure
+from trm_lightning.results import MEANINGS
+from trm_lightning.runs import LoadedRun, environment, find_device, load_run, write_json
+
+FOLDER = "analysis"
+N_HEAT_MAP_TOKENS = 8
+_RECURSION = (
+    "n_supervision", "n_refinements", "n_recursions", "scoring_depth", "chunk_size",
+    "chunk_start", "attention", "factorization",
+)  # fmt: skip
+
+
+def analyze(cfg: DictConfig) -> dict[str, Any]:
+    """Measure ``cfg.run`` on ``cfg.split`` and write the folder ``analysis/`` of the run.
+
+    Returns:
+        The content of ``analysis.json``.
+
+    Raises:
+        UserError: for a missing run or split, other data, settings out of range.
+    """
+    run = load_run(cfg.run, find_device(cfg.device))
+    depth = _depth(run.net, cfg.depth)
+    data = open_data(run)
+    windows = open_windows(data, cfg.split, cfg.max_tokens)
+    check_same_as_scored(run.net, windows)
+    measurement = Measurement(run.net, depth, token_labels(data, cfg.split, windows.tokens))
+    measurement.run(_with_bar(windows, f"measuring {depth} refinements" if depth else "measuring"))
+    content = {
+        "kind": "analysis",
+        **_described(run, data, cfg.split, windows),
+        "steps": _steps(run.net, measurement),
+        "groups": {
+            name: group.rows(measure_of(run.net)) for name, group in measurement.groups.items()
+        },
+        "ablations": _score_ablations(run.net, windows) if cfg.ablations else [],
+        "environment": environment(),
+    }
+    folder = run.folder / FOLDER
+    folder.mkdir(exist_ok=True)
+    for name, figure in analysis_figures(content).items():
+        save_figure(figure, folder / name)
+    if isinstance(run.net, RecursiveNet):
+        window = torch.from_numpy(np.asarray(windows.tokens[: run.net.window_size], np.int64))
+        figure = refinement_figure(run.net, run.tokenizer, window, N_HEAT_MAP_TOKENS)
+        save_figure(figure, folder / "refinement")
+    write_json(folder / "analysis.json", content)
+    print(_summary(content, folder))
+    return content
+
+
+def measure_of(net: LanguageNet) -> str:
+    """Return what the number that a net is scored by is called, a key of MEANINGS."""
+    return next(iter(net.scorers()))
+
+
+def _depth(net: LanguageNet, depth: int | None) -> int:
+    if not isinstance(net, RecursiveNet):
+        return 0
+    if depth is None:
+        return 2 * net.scoring_depth
+    if depth < net.scoring_depth:
+        raise UserError(
+            f"depth must be at least {net.scoring_depth}, the refinements that this model is "
+            f"scored with (is {depth}).",
+            "Leave it out for twice as many.",
+        )
+    return depth
+
+
+def _with_bar(windows: EvalWindows, what: str) -> Iterable[tuple[torch.Tensor, int]]:
+    return tqdm(windows, desc=what, unit="batch", leave=False)
+
+
+def _described(
+    run: LoadedRun, data: TextDataModule, split: str, windows: EvalWindows
+) -> dict[str, Any]:
+    net = run.net
+    whole, floor = data.splits[split], data.splits[split].entropy_floor_nats
+    described: dict[str, Any] = {
+        "run": str(run.folder),
+        "checkpoint": run.checkpoint.name,
+        "optimizer_steps": run.optimizer_steps,
+        "data": data.name,
+        "data_fingerprint": data.fingerprint,
+        "split": split,
+        "tokens": len(windows.tokens),
+        "split_tokens": whole.n_tokens,
+        "whole_split": len(windows.tokens) == whole.n_tokens,
+        "window": windows.window_size,
+        "stride": windows.stride,
+        "net": type(net).__name__,
+        "parameters": net.n_parameters(),
+        "is_likelihood": measure_of(net).startswith("ppl"),  # a net that leaks has none either
+        "measure": measure_of(net),
+        "meaning": MEANINGS[measure_of(net)],
+        "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
+    }
+    if isinstance(net, RecursiveNet):
+        described["recursion"] = {name: getattr(net, name) for name in _RECURSION}
+    return described
+
+
+def _steps(net: LanguageNet, measurement: Measurement) -> list[dict[str, Any]]:
+    """Return the rows of the table, with the supervision step that each belongs to."""
+    rows = []
+    for row in measurement.sums.rows():
+        place: dict[str, Any] = {}
+        if isinstance(net, RecursiveNet):
+            place = {
+                "supervision_step": math.ceil(row["refinement"] / net.n_refinements),
+                "beyond_training": row["refinement"] > net.scoring_depth,
+            }
+        rows.append(place | row | {measure_of(net): safe_exp(row["nats_per_token"])})
+    return rows
+
+
+def _score_ablations(net: LanguageNet, windows: EvalWindows) -> list[dict[str, Any]]:
+    device = next(net.parameters()).device
+    rows = []
+    for name, (meaning, log_probs) in ablations(net).items():
+        total = score_windows(log_probs, _with_bar(windows, name), device)
+        nats = total.nats / total.tokens
+        kind = "ppl_without_answer" if name == "without the answer" else measure_of(net)
+        row = {"name": name, "meaning": meaning, "measure": kind}
+        rows.append(row | {"nats_per_token": nats, "value": safe_exp(nats)})
+    return rows
+
+
+def _summary(content: dict[str, Any], folder: Path) -> str:
+    measure = content["measure"]
+    part = "whole split" if content["whole_split"] else f"of {content['split_tokens']:,}"
+    lines = [f"{content['split']}, {content['tokens']:,} tokens ({part}); {content['meaning']}"]
+    whole = [row for row in content["steps"] if row["recursion"] == _last_recursion(content)]
+    for row in whole:
+        beyond = "   more than trained with" if row.get("beyond_training") else ""
+        lines.append(f"  refinement {row['refinement']:3d} {row[measure]:12.3f}{beyond}")
+    lines += [f"  {row['name']:24s} {row['value']:10.3f}" for row in content["ablations"]]
+    return "\n".join([*lines, f"Written to {folder}"])
+
+
+def _last_recursion(content: dict[str, Any]) -> int:
+    return int(content.get("recursion", {}).get("n_recursions", 0))

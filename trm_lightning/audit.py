@@ -1,0 +1,34 @@
+"""Does a model see the answer? ``python -m trm_lightning.audit run=outputs/…`` or ``model=trm``."""
+
+import sys
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from trm_lightning.cli import command
+
+
+@command("audit")
+def main(cfg: DictConfig) -> float:
+    """Check that no score depends on the token it scores. Exit status 1 if one does.
+
+    A sweep shows the number of checks that failed, which is what this returns.
+
+    Examples:
+        trm-audit run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
+        trm-audit model=trm data=shakespeare_word model.net.factorization=parallel
+        trm-audit model=leaky_chunk_mask
+        trm-audit run=outputs/… json=audit.json
+        trm-audit --multirun model=ar,trm
+    """
+    from trm_lightning.auditing import audit_command
+
+    n_failed = audit_command(cfg)
+    if n_failed and HydraConfig.get().mode == RunMode.RUN:
+        sys.exit(1)
+    return float(n_failed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The lines of a comparison, its seeds, baseline and budget, read from the config."""
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trm_lightning.cli.screen import combine, nearest
+from trm_lightning.errors import UserError
+
+FIRST_SEED = 1337
+PARITIES = ("tokens", "seconds", "parameters")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of a comparison.
+
+    Attributes:
+        name: also begins the names of its run folders.
+        overrides: of the training command.
+        note: what is special about it.
+        published: somebody else's best value of the same number.
+        metric: name of the score, such as ``val/ppl``; None for what the net is trained for.
+        same_runs_as: name of the entry whose runs are read, with another metric.
+    """
+
+    name: str
+    overrides: tuple[str, ...] = ()
+    note: str = ""
+    published: float | None = None
+    metric: str | None = None
+    same_runs_as: str | None = None
+
+    @property
+    def runs_of(self) -> str:
+        """Name of the entry that the runs are trained for."""
+        return self.same_runs_as or self.name
+
+
+def read_entries(cfg: DictConfig) -> list[Entry]:
+    """Return the entries of a config, or one for each of its models.
+
+    Raises:
+        UserError: naming everything that does not fit.
+    """
+    if cfg.entries is None:
+        given: Any = [
+            {"name": model.replace("/", "_"), "overrides": [f"model={model}"]}
+            for model in cfg.models
+        ]
+    else:
+        given = OmegaConf.to_container(cfg.entries, resolve=True)
+    known = [field.name for field in fields(Entry)]
+    names = [str(entry.get("name")) for entry in given]
+    problems = [f"the name {name!r} is given twice" for name in names if names.count(name) > 1]
+    for entry in given:
+        unknown = [key for key in entry if key not in known]
+        problems += [f"an entry has no key `{key}`{nearest(key, known)}" for key in unknown]
+        source = entry.get("same_runs_as")
+        if source is not None and source not in names:
+            problems.append(
+                f"same_runs_as={source}: there is no such entry{nearest(source, names)}"
+            )
+    if not given or problems:
+        hint = f"Give models=[…], or entries with the keys {', '.join(known)}."
+        raise combine(list(dict.fromkeys(problems)) or ["there is nothing to compare"], hint)
+    return [Entry(**{**entry, "overrides": tuple(entry.get("overrides", ()))}) for entry in given]
+
+
+def read_seeds(seeds: Any) -> list[int]:
+    """Return the seeds: a list as it is, or as many as a number says.
+
+    Raises:
+        UserError: where there are none, or one is given twice.
+    """
+    listed = [FIRST_SEED + k for k in range(seeds)] if isinstance(seeds, int) else list(seeds)
+    if not listed or len(set(listed)) < len(listed):
+        raise UserError(
+            f"seeds={seeds}: a comparison needs at least one seed, and each only once.",
+            "seeds=5 gives an interval worth its name; seeds=[1,2,3] chooses them.",
+        )
+    return listed
+
+
+def choose_baseline(name: str | None, entries: list[Entry]) -> str:
+    """Return the baseline's name, by default the first entry's.
+
+    Raises:
+        UserError: when there is no entry of that name.
+    """
+    names = [entry.name for entry in entries]
+    if name is not None and name not in names:
+        raise UserError(
+            f"baseline={name}: there is no such entry{nearest(name, names)}",
+            f"There are: {', '.join(names)}.",
+        )
+    return name or names[0]
+
+
+def check_budget(cfg: DictConfig) -> None:
+    """Check that the budget is of the kind that the parity needs.
+
+    Raises:
+        UserError: for a parity, scale or budget that cannot be had.
+    """
+    if cfg.parity not in PARITIES:
+        raise UserError(
+            f"parity={cfg.parity}: there is no such parity{nearest(cfg.parity, PARITIES)}",
+            f"There are: {', '.join(PARITIES)}.",
+        )
+    if not 0 < cfg.scale <= 1:
+        raise UserError(f"scale={cfg.scale}: it must be over 0 and at most 1.")
+    asked = {name for name, value in cfg.budget.items() if value is not None}
+    if cfg.parity == "seconds" and asked != {"seconds"}:
+        raise UserError(
+            "parity=seconds needs a budget in seconds and nothing else.",
+            "Give each run so many seconds of training, e.g. budget.seconds=600.",
+        )
+    if cfg.parity != "seconds" and "seconds" in asked:
+        raise UserError(
+            f"budget.seconds gives models unequal tokens, and parity={cfg.parity} asks for equal.",
+            "Use parity=seconds, or a budget in tokens.",
+        )

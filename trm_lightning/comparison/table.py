@@ -1,0 +1,159 @@
+"""A comparison as Markdown that also reads well on a terminal."""
+
+from typing import Any
+
+NOT_A_LIKELIHOOD = "not a likelihood"
+NONE = "–"
+
+
+def render(comparison: dict[str, Any]) -> str:
+    """Return title, notes and three tables: scores, cost, and seeds side by side."""
+    entries = comparison["entries"]
+    n_seeds = max((len(entry["runs"]) for entry in entries), default=0)
+    intro = (
+        f"{comparison['data'] or 'No run has ended yet'}; {n_seeds} seed(s) per entry; "
+        f"baseline: {comparison['baseline']}. "
+        "Means over seeds ± half of the 95 % t interval; differences are paired by seed."
+    )
+    parts = [
+        f"# Comparison {comparison['name']}",
+        intro,
+        "## Perplexity on validation text",
+        _score_table(entries),
+        "## Cost",
+        _cost_table(entries),
+        "## Seeds side by side (best / final)",
+        _seed_table(entries),
+        "## Notes",
+        "\n".join(f"- {note}" for note in _all_notes(comparison)),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _score_table(entries: list[dict[str, Any]]) -> str:
+    head = [
+        "entry", "best", "final", "best − baseline", "final − baseline", "perplexity better by",
+        "loss better by", "final over best", "bits per character", "published (best)",
+    ]  # fmt: skip
+    rows = []
+    for entry in entries:
+        figures = entry["figures"]
+        kind = "best" if figures.get("best_difference") else "final"
+        own = not entry["is_baseline"]
+        rows.append(
+            [
+                entry["name"],
+                _score(entry, figures["best"]),
+                _score(entry, figures["final"]),
+                *(_mean(figures.get(f"{k}_difference") if own else None, signed=True)
+                  for k in ("best", "final")),
+                *(_percent(figures.get(f"{kind}_{of}_improvement_percent") if own else None)
+                  for of in ("perplexity", "loss")),
+                _percent(figures["degradation_percent"]),
+                _score(entry, figures["bits_per_character"], digits=3),
+                _score(entry, entry["published"]),
+            ]
+        )  # fmt: skip
+    return _markdown(head, rows)
+
+
+def _cost_table(entries: list[dict[str, Any]]) -> str:
+    head = [
+        "entry", "parameters", "training FLOPs per token", "tokens", "seconds", "tokens/s",
+        "time per token (baseline 1)", "tokens to baseline's best", "seconds to baseline's best",
+    ]  # fmt: skip
+    rows = []
+    for entry in entries:
+        figures = entry["figures"]
+        rows.append(
+            [
+                entry["name"],
+                NONE if entry["parameters"] is None else f"{entry['parameters']:,}",
+                NONE if entry["flops_per_token"] is None else f"{entry['flops_per_token']:,.0f}",
+                _mean(figures["tokens"], digits=0),
+                _mean(figures["seconds"], digits=1),
+                _mean(figures["tokens_per_second"], digits=0),
+                _mean(figures["time_ratio"]),
+                _reached(entry, "tokens_to_baseline", 0),
+                _reached(entry, "seconds_to_baseline", 1),
+            ]
+        )
+    return _markdown(head, rows)
+
+
+def _seed_table(entries: list[dict[str, Any]]) -> str:
+    seeds = sorted({run["seed"] for entry in entries for run in entry["runs"]}, key=str)
+    rows = []
+    for entry in entries:
+        cells = {}
+        for run in entry["runs"]:
+            cells[run["seed"]] = run["status"]
+            if run["status"] == "completed":
+                values = f"{_plain(run['best'])} / {_plain(run['final'])}"
+                cells[run["seed"]] = values + _qualifier(entry)
+        rows.append([entry["name"], *(cells.get(seed, NONE) for seed in seeds)])
+    return _markdown(["entry", *(f"seed {seed}" for seed in seeds)], rows)
+
+
+def _all_notes(comparison: dict[str, Any]) -> list[str]:
+    own = [f"{e['name']}: {e['note']}." for e in comparison["entries"] if e["note"]]
+    return [
+        *comparison["notes"],
+        *own,
+        "FLOPs are counted over the matrix products of forward and backward passes, per token of "
+        "the training windows; seconds are of training alone, validation not counted.",
+        f"`{' '.join(comparison['command'])}`",
+    ]
+
+
+def _score(entry: dict[str, Any], value: Any, digits: int = 2) -> str:
+    """A score, never without the words that say what it is if it is no perplexity of the text."""
+    text = _mean(value, digits) if isinstance(value, dict) else _plain(value, digits)
+    return text if text == NONE else text + _qualifier(entry)
+
+
+def _qualifier(entry: dict[str, Any]) -> str:
+    if entry["is_likelihood"] is False:
+        return f" ({NOT_A_LIKELIHOOD})"
+    split = (entry["metric"] or "val/").partition("/")[0]
+    return "" if split == "val" else f" (of {split})"
+
+
+def _reached(entry: dict[str, Any], name: str, digits: int) -> str:
+    if entry["is_baseline"] or not entry["comparable"]:
+        return NONE
+    n_runs = sum(run["status"] == "completed" for run in entry["runs"])
+    n_reached = entry["figures"]["reached_baseline"]
+    if not n_reached:
+        return "not reached"
+    text = _mean(entry["figures"][name], digits)
+    return text if n_reached == n_runs else f"{text} ({n_reached} of {n_runs} seeds)"
+
+
+def _mean(figure: dict[str, Any] | None, digits: int = 2, signed: bool = False) -> str:
+    if figure is None:
+        return NONE
+    sign = "+" if signed else ""
+    text = f"{figure['mean']:{sign},.{digits}f}"
+    half = figure["half_width"]
+    return text if half is None else f"{text} ± {half:,.{digits}f}"
+
+
+def _percent(figure: dict[str, Any] | None) -> str:
+    text = _mean(figure, digits=1, signed=True)
+    return text if text == NONE else f"{text} %"
+
+
+def _plain(value: float | None, digits: int = 2) -> str:
+    return NONE if value is None else f"{value:,.{digits}f}"
+
+
+def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
+    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
+    lines = []
+    for row in [head, rule, *rows]:
+        first = row[0].ljust(widths[0])
+        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
+        lines.append("| " + " | ".join([first, *rest]) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,1 @@
+"""Self-contained reports of runs, analyses and comparisons."""
