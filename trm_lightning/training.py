@@ -132,6 +132,7 @@ def set_globals(cfg: DictConfig) -> None:
     # What Lightning tells at every start is of no use to a user of this package.
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
 
 
 def build_module(cfg: DictConfig, data: TextDataModule) -> LanguageModule:
