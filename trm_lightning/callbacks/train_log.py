@@ -65,8 +65,11 @@ class TrainLog(L.Callback):
         if module.optimizer_steps >= min(self._next_log, module.total_steps):
             self.flush(trainer, module)
         self._tick()
-        if self.time_share() >= 1:
-            trainer.should_stop = True
+        if self.max_seconds is not None:
+            over = self.time_share() >= 1
+            # Clocks differ, and all processes must leave together.
+            over = trainer.strategy.reduce_boolean_decision(over, all=False)
+            trainer.should_stop = trainer.should_stop or over
 
     def time_share(self) -> float:
         """Return how much of ``max_seconds`` is used up, 0 without such a limit."""
