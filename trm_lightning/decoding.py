@@ -13,7 +13,7 @@ from torch import Tensor
 from trm_lightning.errors import UserError
 from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
 from trm_lightning.nets.blocks import KeysValues
-from trm_lightning.nets.trm import Chunks
+from trm_lightning.nets.chunks import Chunks
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.nets.chunks import Chunks
 from trm_lightning.nets.context import CachedContext, Context, JointContext
-from trm_lightning.nets.trm import Chunks
 
 
 @dataclass(frozen=True)
