@@ -12,6 +12,9 @@ from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.data.windows import EvalWindows, Order, TrainBatches, windows_per_epoch
 from trm_lightning.errors import UserError
 
+# A model gives a score for each entry of the vocabulary: so many of them fill 256 MB.
+MAX_SCORES = 1 << 26
+
 
 class TextDataModule(LightningDataModule):
     """Text as batches of token ids, with no knowledge of models.
@@ -33,7 +36,7 @@ class TextDataModule(LightningDataModule):
             (uniformly drawn places, the source systems' way).
         supervised_tokens: how many tokens at a window's end count in the loss; None for all.
         eval_stride: step between evaluation windows, 1 to L; None for half a window.
-        eval_batch_tokens: tokens of an evaluation batch.
+        eval_batch_tokens: tokens of an evaluation batch; fewer with a large vocabulary.
         seed: of the order of training windows.
         cache_dir: folder for downloads and token ids; None for `$TRM_CACHE_DIR`, or else the
             platform's cache folder.
@@ -198,7 +201,7 @@ class TextDataModule(LightningDataModule):
             split: a key of `splits`.
             window_size: None for the training windows'.
             stride: None for `eval_stride`, or half a window.
-            batch_size: None for as many windows as `eval_batch_tokens` allows.
+            batch_size: None for as many windows as `eval_batch_tokens` and memory allow.
             rank: of this process.
             world_size: number of processes.
 
@@ -219,7 +222,8 @@ class TextDataModule(LightningDataModule):
                 "The stride must be 1 to the window size.",
             )
         if batch_size is None:
-            batch_size = max(1, self.eval_batch_tokens // length)
+            n_tokens = min(self.eval_batch_tokens, MAX_SCORES // self.vocab_size)
+            batch_size = max(1, n_tokens // length)
         return EvalWindows(self.splits[split].tokens, length, stride, batch_size, rank, world_size)
 
     def train_dataloader(self) -> TrainBatches:
