@@ -1,5 +1,6 @@
 """What a run reports: ``results.json`` and the summary on the terminal."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -125,9 +126,14 @@ def score_lines(name: str, score: dict[str, Any]) -> list[str]:
 def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     other = "trm" if "AutoregressiveNet" in results["config"]["model"]["net"]["_target_"] else "ar"
     purpose = "the baseline" if other == "ar" else "the recursive model"
+    program, *arguments = results["environment"]["command"]
+    own = ("model=", "model.", "resume=", "hydra.")  # of this model and this run alone
+    kept = [word for word in arguments if not word.startswith(own)]
+    if program not in ("train.py", "trm-train"):
+        kept = [f"data={results['data']}"]
     return [
-        f"python -m trm_lightning.train model={other} data={results['data']}   # {purpose}",
-        f'python -m trm_lightning.generate run={folder} prompt="…"   # text',
+        f"python -m trm_lightning.train {shlex.join([*kept, f'model={other}'])}   # {purpose}",
+        f'python -m trm_lightning.generate run={folder} prompt=""   # text',
         f"tensorboard --logdir {folder.parent}   # curves and pictures",
     ]
 
