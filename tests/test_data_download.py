@@ -149,7 +149,9 @@ def test_a_file_put_where_the_hint_says_is_found(wikitext, server, tmp_path):
     target.mkdir(parents=True)
     for path in (server[0] / "wikitext-2-v1").iterdir():
         (target / path.name).write_bytes(path.read_bytes())
-    module("http://127.0.0.1:9").prepare_data()
+    data = module("http://127.0.0.1:9")
+    data.prepare_data()
+    assert data.splits["train"].n_tokens == 1_080
 
 
 def test_word_counts_that_differ_are_an_error_in_a_download(wikitext, monkeypatch):
@@ -173,7 +175,9 @@ def test_a_published_file_at_hand_gives_no_warning(wikitext, server, monkeypatch
     monkeypatch.setenv("TRM_DATA_DIR", str(server[0]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        module("http://127.0.0.1:9").prepare_data()
+        data = module("http://127.0.0.1:9")
+        data.prepare_data()
+    assert data.splits["train"].n_tokens == 1_080
 
 
 def test_a_broken_parquet_file_is_named(wikitext, server, monkeypatch):
