@@ -38,9 +38,10 @@ _INSTEAD = {
     "seed": "Give seeds=5 or seeds=[1,2,3].",
     "resume": "The same command goes on with what is there; see name=….",
 }
-# What may differ between runs on one text: how windows are cut from it.
+# What may differ between runs on one text: how windows are cut from it, and what is added to it.
 _WINDOWING = {
     "window_size", "batch_size", "windows", "supervised_tokens", "eval_stride",
+    "scrambled_validation_alphabet",  # adds a split, and leaves the others as they are
     "eval_batch_tokens", "seed", "cache_dir",
 }  # fmt: skip
 

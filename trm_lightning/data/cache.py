@@ -87,10 +87,11 @@ def open_or_build(
         "version": CODE_VERSION,
         "corpus": {"class": type(corpus).__name__, **corpus.key()},
         "tokenizer": tokenizer.key(),
-        "scrambled": scrambled,
     }
     fingerprint = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    folder = cache_dir / "tokens" / f"{name}-{fingerprint}"
+    # Text that is encoded once more leaves the other splits as they are: same data, own folder.
+    suffix = "-scrambled" if scrambled else ""
+    folder = cache_dir / "tokens" / f"{name}-{fingerprint}{suffix}"
     if not folder.is_dir():
         with disk_errors(cache_dir), build_folder(folder) as temporary:
             meta = _build(temporary, name, corpus, tokenizer, scrambled)
