@@ -45,7 +45,7 @@ def finding(result: Audit, name: str) -> tuple[int | None, str]:
 
 # Honest nets.
 
-STARTS = [("query", "cached"), ("query", "joint"), ("draft", "cached")]
+STARTS = [("query", "cached"), ("query", "joint"), ("query", "recursive"), ("draft", "cached")]
 VARIANTS = [
     {"factorization": factorization, "chunk_start": start, "attention": attention, **rest}
     for factorization, (start, attention) in itertools.product(

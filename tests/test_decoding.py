@@ -26,6 +26,10 @@ KINDS: dict[str, dict[str, str]] = {
     "query_joint_parallel": {
         "chunk_start": "query", "attention": "joint", "factorization": "parallel",
     },
+    "query_recursive_sequential": {"chunk_start": "query", "attention": "recursive"},
+    "query_recursive_parallel": {
+        "chunk_start": "query", "attention": "recursive", "factorization": "parallel",
+    },
     "target_cached_parallel": {"chunk_start": "target", "factorization": "parallel"},
 }  # fmt: skip
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from trm_lightning.errors import UserError
 from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
 from trm_lightning.nets.blocks import KeysValues
-from trm_lightning.nets.chunks import Chunks
+from trm_lightning.nets.chunks import open_chunks
 
 
 @dataclass(frozen=True)
@@ -162,10 +162,10 @@ def _continue_by_chunks(net: RecursiveNet, text: Tensor, draw: Draw) -> Iterator
         text = _last_chunks(net, text)
         n_known = text.shape[1] % net.chunk_size
         window = F.pad(text, (0, net.chunk_size - n_known), value=net.start_token)
-        chunks = Chunks(net, window, first=text.shape[1] - n_known)
-        context, y = chunks.open(chunks.reveal(n_known if sequential else 0))
+        chunks = open_chunks(net, window, first=text.shape[1] - n_known)
+        context, y = chunks.open(n_known if sequential else 0)
         *_, (answer, _) = net.unroll(context, y, torch.zeros_like(y), net.scoring_depth)
-        states = chunks.by_chunk(answer)[:, 0, n_known : n_known + 1 if sequential else None]
+        states = chunks.by_position(answer)[:, n_known : n_known + 1 if sequential else None]
         tokens = _draw(net, states, draw)
         yield tokens
         text = torch.cat((text, tokens), dim=1)

@@ -4,7 +4,6 @@ Shapes: B windows, T tokens, C chunk, R chunks of all windows, N scored tokens, 
 V vocabulary.
 """
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,8 +11,8 @@ import torch
 from torch import Tensor
 
 from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
-from trm_lightning.nets.chunks import Chunks
-from trm_lightning.nets.context import CachedContext, Context, JointContext
+from trm_lightning.nets.chunks import Chunks, RefinedWindow, open_chunks
+from trm_lightning.nets.context import CachedContext, Context, JointContext, RecursiveContext
 
 
 @dataclass(frozen=True)
@@ -61,13 +60,8 @@ def readings(
         yield columns, iter([Reading(0, 0, net(tokens, first).flatten(0, 1), None)])
         return
     assert isinstance(net, RecursiveNet)
-    chunks = Chunks(net, tokens, first)
-    offsets = torch.arange(first, tokens.shape[1], device=tokens.device) % net.chunk_size
-    sequential = net.factorization == "left_to_right"
-    for n_known in range(net.chunk_size) if sequential else (0,):
-        scored = offsets == n_known if sequential else torch.ones_like(offsets, dtype=torch.bool)
-        columns = scored.nonzero()[:, 0]
-        context, y = chunks.open(chunks.reveal(n_known))
+    chunks = open_chunks(net, tokens, first)
+    for n_known, (columns, context, y) in enumerate(chunks.passes()):
         if isolated:
             context = isolate(context, n_known)
         unrolled = _unroll(net, context, y, depth, by_recursion)
@@ -90,7 +84,12 @@ def _unroll(
 
 
 def _at(
-    chunks: Chunks, columns: Tensor, refinement: int, recursion: int, y: Tensor, z: Tensor
+    chunks: Chunks | RefinedWindow,
+    columns: Tensor,
+    refinement: int,
+    recursion: int,
+    y: Tensor,
+    z: Tensor,
 ) -> Reading:
     answer, latent = (chunks.by_position(state)[:, columns].flatten(0, 1) for state in (y, z))
     return Reading(refinement, recursion, answer, latent)
@@ -118,14 +117,15 @@ def isolate(context: Context, n_known: int) -> Context:
     """
     if isinstance(context, JointContext):
         return IsolatedJointContext(context, n_known)
+    if isinstance(context, RecursiveContext):
+        return context.isolated()
     assert isinstance(context, CachedContext)
-    alone = copy.copy(context)
-    n_states = context.mask.shape[2]
-    n_context = context.mask.shape[3] - n_states
-    itself = torch.eye(n_states, dtype=torch.bool, device=context.mask.device)
-    seen = context.mask[..., n_context:] & itself
-    alone.mask = torch.cat((context.mask[..., :n_context], seen), dim=-1)
-    return alone
+    visible = context.visible.clone()
+    n_states = visible.shape[2]
+    size = visible.shape[3] - context.kept[0][0].shape[2]
+    itself = torch.eye(size, dtype=torch.bool, device=visible.device).repeat(n_states // size, 1)
+    visible[..., -size:] &= itself
+    return context.seeing(visible)
 
 
 class IsolatedJointContext:

@@ -49,6 +49,7 @@ class Refines(Protocol):
 
     chunk_size: int
     factorization: str
+    reveals: bool
     n_refinements: int
     n_supervision: int
     scoring_depth: int
@@ -109,8 +110,10 @@ def _training_scores(net: Refines, tokens: Tensor) -> dict[str, Tensor]:
         answer = torch.log_softmax(net.logits(refined.answer).float(), dim=-1)
         scores[f"loss of supervision step {step}"] = answer.masked_fill(~counts[..., None], 0)
         if refined.draft is not None:
-            draft = torch.log_softmax(net.logits(refined.draft).float(), dim=-1)
-            scores[f"draft of supervision step {step}"] = draft
+            draft = torch.zeros_like(answer)
+            drafted = torch.log_softmax(net.logits(refined.draft).float(), dim=-1)
+            draft[:, refined.drafted] = drafted
+            scores[f"draft loss of supervision step {step}"] = draft
         state = refined.state
     return scores
 
@@ -122,7 +125,7 @@ def _revealed(net: Refines, tokens: Tensor) -> tuple[Tensor | None, Tensor]:
         The numbers (B, chunks) or None, and which positions (B, T) are still to be predicted.
     """
     n_rows, n_tokens = tokens.shape
-    if net.factorization == "parallel":
+    if not net.reveals:
         return None, torch.ones_like(tokens, dtype=torch.bool)
     size = net.chunk_size
     rows = torch.arange(n_rows, device=tokens.device)[:, None]

@@ -14,5 +14,5 @@ class ARModule(LanguageModule):
         """See :meth:`LanguageModule.supervision_step`."""
         first = tokens.shape[1] - self.supervised_tokens
         states = self.net(tokens, first)
-        loss = self.cross_entropy(states.flatten(0, 1), tokens[:, first:].flatten())
+        loss = self.net.cross_entropy(states.flatten(0, 1), tokens[:, first:].flatten())
         return Supervised(loss, loss)

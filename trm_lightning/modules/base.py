@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 import lightning as L
 import torch
-import torch.nn.functional as F
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
@@ -140,10 +139,6 @@ class LanguageModule(L.LightningModule):
             self.ema.update(self.net)
         self.optimizer_steps += 1
         return grad_norm
-
-    def cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean nats of ``targets`` (N,) under the head's logits of ``states`` (N, D)."""
-        return F.cross_entropy(self.net.logits(states).float(), targets)
 
     # Validation.
 

@@ -27,19 +27,20 @@ class TRMModule(LanguageModule):
         refined = self.net(tokens, None if state is None else state[0], first, revealed)
         targets = tokens[:, first:]
         if revealed is None:
-            loss = self.cross_entropy(refined.answer.flatten(0, 1), targets.flatten())
+            loss = self.net.cross_entropy(refined.answer.flatten(0, 1), targets.flatten())
         else:
             unknown = self._unknown(tokens, first, revealed)
-            loss = self.cross_entropy(refined.answer[unknown], targets[unknown])
+            loss = self.net.cross_entropy(refined.answer[unknown], targets[unknown])
         total = loss
         if refined.draft is not None:
-            total = total + self.cross_entropy(refined.draft.flatten(0, 1), targets.flatten())
+            drafted = targets[:, refined.drafted].flatten()
+            total = total + self.net.cross_entropy(refined.draft.flatten(0, 1), drafted)
         return Supervised(total, loss, (refined.state, revealed))
 
     def _draw_revealed(self, tokens: Tensor, first: int) -> Tensor | None:
         """Draw how many tokens of each chunk are known, (B, chunks); None when none ever is."""
         size = self.net.chunk_size
-        if self.net.factorization == "parallel" or size == 1:
+        if not self.net.reveals:
             return None
         n_chunks = -(-tokens.shape[1] // size) - first // size
         return torch.randint(size, (len(tokens), n_chunks), device=tokens.device)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from trm_lightning.errors import UserError
 from trm_lightning.nets.blocks import Block, KeysValues, RotaryPositions, Rotation, make_norm
+from trm_lightning.nets.loss import vocabulary_cross_entropy
 
 
 class LanguageNet(nn.Module, ABC):
@@ -144,8 +145,15 @@ class LanguageNet(nn.Module, ABC):
 
     def logits(self, states: Tensor) -> Tensor:
         """Map states (…, D) to logits over the vocabulary (…, V)."""
-        weight = self.token_embedding.weight if self.head is None else self.head.weight
-        return nn.functional.linear(self.final_norm(states), weight)
+        return nn.functional.linear(self.final_norm(states), self._head_weight)
+
+    def cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean nats of ``targets`` (N,) under the logits of ``states`` (N, D)."""
+        return vocabulary_cross_entropy(self.final_norm(states), self._head_weight, targets)
+
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.token_embedding.weight if self.head is None else self.head.weight
 
     def n_parameters(self) -> int:
         """Count the trained numbers; a tied head counts once."""

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_lightning.nets.dropout import Dropout, attention_with_dropout
+from trm_lightning.nets.attention import attention_in_chunks, attention_with_dropout
+from trm_lightning.nets.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, T, D / H)
 Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (T, D / H / 2)
@@ -71,12 +72,26 @@ class Attention(nn.Module):
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
     ) -> Tensor:
         """Attend and mix heads; ``mask`` is boolean, True where a query may look. -> (B, T, D)."""
-        if self.training and self.dropout > 0 and q.device.type == "cpu":
-            y = attention_with_dropout(q, k, v, mask, causal, self.dropout)
+        if self.rate > 0 and q.device.type == "cpu":
+            y = attention_with_dropout(q, k, v, mask, causal, self.rate)
         else:
-            rate = self.dropout if self.training else 0.0
-            y = F.scaled_dot_product_attention(q, k, v, mask, rate, causal)
-        return self.out(y.transpose(1, 2).flatten(2))
+            y = F.scaled_dot_product_attention(q, k, v, mask, self.rate, causal)
+        return self._merge_heads(y)
+
+    def attend_in_chunks(
+        self, q: Tensor, past: KeysValues, own: KeysValues, mask: Tensor
+    ) -> Tensor:
+        """Attend and mix heads; see :func:`attention_in_chunks`. -> (B, S, D)."""
+        return self._merge_heads(attention_in_chunks(q, past, own, mask, self.rate))
+
+    @property
+    def rate(self) -> float:
+        """The rate of dropout, 0 when not in training."""
+        return self.dropout if self.training else 0.0
+
+    def _merge_heads(self, y: Tensor) -> Tensor:
+        mixed: Tensor = self.out(y.transpose(1, 2).flatten(2))
+        return mixed
 
     def _split_heads(self, x: Tensor) -> Tensor:
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
@@ -140,6 +155,13 @@ class Block(nn.Module):
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         return self.finish(x, self.attention.attend(q, k, v, mask, causal)), (k, v)
+
+    def forward_in_chunks(
+        self, x: Tensor, past: KeysValues, mask: Tensor, rotation: Rotation | None
+    ) -> Tensor:
+        """Run the block over the states of chunks, (B, S, D); see :func:`attention_in_chunks`."""
+        q, *own = self.project(x, rotation)
+        return self.finish(x, self.attention.attend_in_chunks(q, past, (own[0], own[1]), mask))
 
     def _attention_input(self, x: Tensor) -> Tensor:
         return self.norm_attention(x) if self.pre_norm else x

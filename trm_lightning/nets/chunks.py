@@ -4,20 +4,30 @@ Shapes: B windows, T tokens, C chunk, S states (T rounded up to whole chunks, le
 before ``first``), D width; R rows and N context tokens with ``attention=joint``.
 """
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from trm_lightning.nets.blocks import KeysValues
-from trm_lightning.nets.context import CachedContext, Context, JointContext
+from trm_lightning.nets.context import CachedContext, Context, JointContext, RecursiveContext
 
 if TYPE_CHECKING:
     from trm_lightning.nets.trm import RecursiveNet
 
 
+Pass = tuple[Tensor, Context, Tensor]
+
+
+def open_chunks(net: "RecursiveNet", tokens: Tensor, first: int) -> "Chunks | RefinedWindow":
+    """Return the chunks of ids (B, T) from position ``first`` on, as ``net.attention`` has them."""
+    kind = RefinedWindow if net.attention == "recursive" else Chunks
+    return kind(net, tokens, first)
+
+
 class Chunks:
-    """The chunks of a window from position ``first`` on: how they start and what they see.
+    """Chunks that are refined in view of a context that is encoded once.
 
     Attributes:
         encoded: (B, S', D) the encoder's states over the window (``cached``), entry t of which
@@ -42,36 +52,54 @@ class Chunks:
         else:
             self.encoded = self._encode_contexts(tokens)
 
-    def reveal(self, n_known: int) -> Tensor:
-        """Return the same number of known tokens for every chunk, (B, number of chunks)."""
-        shape = (self.n_windows, len(self.positions) // self.net.chunk_size)
-        return torch.full(shape, n_known, device=self.positions.device)
+    def passes(self) -> Iterator[Pass]:
+        """Yield what it takes to score every token once.
 
-    def open(self, revealed: Tensor | None) -> tuple[Context, Tensor]:
+        Columns (n,), counted from ``first``, that a pass scores; its context; its start.
+        """
+        offsets = torch.arange(self.first, self.n_tokens, device=self.positions.device)
+        if self.net.factorization == "parallel":
+            yield offsets - self.first, *self.open()
+            return
+        offsets = offsets % self.net.chunk_size
+        for n_known in range(self.net.chunk_size):
+            columns = (offsets == n_known).nonzero()[:, 0]
+            yield columns, *self.open(n_known)
+
+    def draft(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return another prediction of tokens, (B, n, D), and their columns (n,), if there is one.
+
+        With ``chunk_start=draft`` it is what the encoder says, whatever the answer ``y``.
+        """
+        if self.net.chunk_start != "draft":
+            return None
+        columns = torch.arange(self.n_tokens - self.first, device=y.device)
+        return self.encoded[:, self.first : self.n_tokens], columns
+
+    def open(self, revealed: Tensor | int = 0) -> tuple[Context, Tensor]:
         """Return what the chunks see and the answers that they start from.
 
         Args:
-            revealed: (B, number of chunks) known tokens at the head of each chunk.
+            revealed: (B, number of chunks) known tokens at the head of each chunk; a number is
+                the same for all.
         """
-        revealed = self.reveal(0) if revealed is None else revealed
         size = self.net.chunk_size
-        per_state = revealed.repeat_interleave(size, dim=1)  # (B, S)
+        if isinstance(revealed, int):
+            n_chunks = len(self.positions) // size
+            revealed = torch.full((1, n_chunks), revealed, device=self.positions.device)
+        per_state = revealed.repeat_interleave(size, dim=1)  # (1 or B, S)
         if self.net.attention == "cached":
             context: Context = CachedContext(self.net, self.kept, self.positions, size, per_state)
             return context, self._start(self.positions, per_state)
         offsets = torch.arange(size, device=revealed.device)
         positions = self.net.context_size + offsets
         known = self.net.embed(self.chunk_tokens, positions)
-        is_known = offsets < revealed.reshape(-1, 1)
+        is_known = offsets < revealed.expand(self.n_windows, -1).reshape(-1, 1)
         return JointContext(self.net, self.encoded, known, is_known), self._start(positions)
 
     def by_position(self, y: Tensor) -> Tensor:
         """Order states by the position they predict, (B, T - first, D)."""
         return self.cut(y.reshape(self.n_windows, len(self.positions), -1))
-
-    def by_chunk(self, y: Tensor) -> Tensor:
-        """Order states by chunk, (B, number of chunks, C, D)."""
-        return y.reshape(self.n_windows, -1, self.net.chunk_size, y.shape[-1])
 
     def cut(self, x: Tensor) -> Tensor:
         """Drop the positions before ``first`` and the padding, (B, S, …) -> (B, T - first, …)."""
@@ -88,7 +116,8 @@ class Chunks:
             assert offsets is not None and revealed is not None and net.query is not None
             # The last encoder state that has read known tokens only; beyond it, look ahead.
             ahead = (offsets - revealed).clamp(min=0)
-            source = (positions - offsets + revealed)[:, :, None].expand(-1, -1, net.width)
+            source = (positions - offsets + revealed)[:, :, None]
+            source = source.expand(self.n_windows, -1, net.width)
             return self.encoded.gather(1, source) + net.query[ahead]
         start = self.encoded.new_zeros(len(positions), net.width)
         if net.query is not None:
@@ -104,3 +133,59 @@ class Chunks:
         filled = nn.functional.pad(tokens, (n_context, 0), value=self.net.start_token)
         rows = filled[:, self.begin :].unfold(1, n_context + size, size)
         return self.net.encode(rows[:, :, :n_context].reshape(-1, n_context))[0]
+
+
+class RefinedWindow:
+    """A window whose states are all refined: there is no context that stands apart.
+
+    The state of each position has read the tokens before it and predicts its token, as in an
+    autoregressive net. Beside it, every token of a chunk but the first has a state that looks
+    ahead: it knows only the tokens before the chunk. All states of a chunk see those, so the first
+    token is predicted together with what may follow it, and one pass gives both factorizations.
+    """
+
+    def __init__(self, net: "RecursiveNet", tokens: Tensor, first: int) -> None:
+        self.net = net
+        self.first, self.n_tokens = first, tokens.shape[1]
+        size = net.chunk_size
+        tokens = nn.functional.pad(tokens, (0, -self.n_tokens % size), value=net.start_token)
+        self.inputs = net.shift_right(tokens)
+        self.positions = torch.arange(tokens.shape[1], device=tokens.device)
+        # Of all chunks, wherever scoring begins: what they say, later tokens can see.
+        self.ahead = self.positions[self.positions % size > 0]
+        # The row of the state that predicts each position in parallel with its chunk.
+        self.parallel_rows = self.positions.clone()
+        self.parallel_rows[self.ahead] = len(self.positions) + torch.arange(
+            len(self.ahead), device=tokens.device
+        )
+
+    def passes(self) -> Iterator[Pass]:
+        """See :meth:`Chunks.passes`; one pass scores all."""
+        columns = torch.arange(self.n_tokens - self.first, device=self.inputs.device)
+        yield columns, *self.open()
+
+    def open(self, revealed: Tensor | int = 0) -> tuple[Context, Tensor]:
+        """See :meth:`Chunks.open`; here states know the same whatever is ``revealed``."""
+        assert self.net.query is not None
+        size = self.net.chunk_size
+        context = RecursiveContext(self.net, self.positions, self.ahead, size)
+        start = self.net.embed(self.inputs, self.positions)
+        if len(self.ahead):
+            last_known = self.inputs[:, self.ahead // size * size]
+            ahead = self.net.embed(last_known, self.ahead) + self.net.query[self.ahead % size]
+            start = torch.cat((start, ahead), dim=1)
+        return context, start
+
+    def by_position(self, y: Tensor) -> Tensor:
+        """Return the states (B, T - first, D) that the factorization scores."""
+        if self.net.factorization == "parallel":
+            return y[:, self.parallel_rows[self.first : self.n_tokens]]
+        return y[:, self.first : self.n_tokens]
+
+    def draft(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
+        """See :meth:`Chunks.draft`; here, how the other factorization predicts those tokens."""
+        columns = self.ahead[(self.ahead >= self.first) & (self.ahead < self.n_tokens)]
+        if len(columns) == 0:
+            return None
+        rows = columns if self.net.factorization == "parallel" else self.parallel_rows[columns]
+        return y[:, rows], columns - self.first

@@ -1,16 +1,19 @@
-"""Two ways in which the states of a chunk attend to the tokens before it.
+"""Three ways in which the states of a chunk attend to the tokens before it.
 
-Both are called with chunk states and run all blocks once; what depends on the context alone is
-computed when the object is made, once per supervision step, not once per pass.
+All are called with states and run all blocks once; what depends on the context alone is computed
+when the object is made, once per supervision step, not once per pass.
 
 Shapes: B windows, T tokens, S states, C chunk, D width; R rows, N context tokens.
 """
 
+import copy
+from functools import cached_property
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
+from trm_lightning.nets.attention import bias
 from trm_lightning.nets.base import LanguageNet
 from trm_lightning.nets.blocks import KeysValues
 
@@ -31,7 +34,7 @@ class CachedContext:
         kept: per block, keys and values of the encoded window ``[start, x_0 … x_{T-2}]``.
         positions: (S,) the position of the token that each state predicts.
         chunk_size: C.
-        revealed: (B, S) how many tokens of the state's chunk are known; they are context.
+        revealed: (1 or B, S) how many tokens of the state's chunk are known; they are context.
     """
 
     def __init__(
@@ -45,29 +48,39 @@ class CachedContext:
         self.net = net
         self.kept = kept
         self.rotation = net.rotation(positions)
-        self.mask = block_mask(positions, chunk_size, revealed, kept[0][0].shape[2])
+        self.visible = chunk_mask(positions, chunk_size, revealed, kept[0][0].shape[2])
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, S, D)."""
         for block, kept in zip(self.net.layers, self.kept, strict=True):
-            x, _ = block(x, kept, self.mask, rotation=self.rotation)
+            x = block.forward_in_chunks(x, kept, self.bias, self.rotation)
         return x
 
+    @cached_property
+    def bias(self) -> Tensor:
+        """What is added to attention's scores for ``visible``."""
+        return bias(self.visible, self.kept[0][0])
 
-def block_mask(positions: Tensor, chunk_size: int, revealed: Tensor, n_context: int) -> Tensor:
-    """Say what each state may see: (B, 1, S, n_context + S), True where it may look.
+    def seeing(self, visible: Tensor) -> "CachedContext":
+        """Return this context under another mask."""
+        other = copy.copy(self)
+        other.visible = visible
+        other.__dict__.pop("bias", None)
+        return other
+
+
+def chunk_mask(positions: Tensor, chunk_size: int, revealed: Tensor, n_context: int) -> Tensor:
+    """Say what each state may see: (1 or B, 1, S, n_context + C), True where it may look.
 
     A state of chunk b sees the encoder's positions up to the last known token (encoder position
-    p holds token p - 1, so p <= C b + revealed), and the states of its own chunk that stand for
-    tokens still unknown. Never a later chunk, never an unknown token.
+    p holds token p - 1, so p <= C b + revealed), and the states of its own chunk, the last C
+    columns, that stand for tokens still unknown. Never a later chunk, never an unknown token.
     """
-    chunk = positions // chunk_size
-    n_known = chunk * chunk_size + revealed  # (B, S): tokens before this index are known
+    n_known = positions // chunk_size * chunk_size + revealed  # tokens before this one are known
     context = torch.arange(n_context, device=positions.device) <= n_known[:, :, None]
-    same_chunk = chunk[:, None] == chunk[None, :]
-    unknown = positions[None, :] >= n_known  # (B, S)
-    states = same_chunk & unknown[:, None, :]
-    return torch.cat((context, states), dim=2)[:, None]
+    offsets = torch.arange(chunk_size, device=positions.device)
+    unknown = offsets >= revealed[:, :, None]
+    return torch.cat((context, unknown), dim=2)[:, None]
 
 
 class JointContext:
@@ -113,3 +126,47 @@ class JointContext:
         chunk = block.project(x, self.rotation_chunk)
         q, k, v = (torch.cat(pair, dim=2) for pair in zip(self.projected, chunk, strict=True))
         return block.finish(torch.cat((self.states, x), dim=1), block.attention.attend(q, k, v))
+
+
+class RecursiveContext:
+    """Nothing is kept: the states of the tokens before a chunk are refined along with its own.
+
+    Args:
+        net: the net whose blocks run.
+        positions: (T,) of the causal states, each of which has read the tokens before its own.
+        ahead: (S,) positions of the states that look ahead, of tokens that are not a chunk's first.
+    """
+
+    def __init__(self, net: LanguageNet, positions: Tensor, ahead: Tensor, chunk_size: int) -> None:
+        self.net = net
+        self.n_causal = len(positions)
+        self.rotation = net.rotation(torch.cat((positions, ahead)))
+        self.mask = None if len(ahead) == 0 else ahead_mask(positions, ahead, chunk_size)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Run all blocks over ``x`` (B, T + S, D)."""
+        for block in self.net.layers:
+            x, _ = block(x, None, self.mask, self.mask is None, self.rotation)
+        return x
+
+    def isolated(self) -> "RecursiveContext":
+        """Return this context with look-ahead states that nothing sees but themselves."""
+        other = copy.copy(self)
+        if self.mask is not None:
+            other.mask = self.mask.clone()
+            other.mask[:, self.n_causal :] = False
+            other.mask.fill_diagonal_(True)
+        return other
+
+
+def ahead_mask(positions: Tensor, ahead: Tensor, chunk_size: int) -> Tensor:
+    """Say what each state may see, (T + S, T + S), True where it may look.
+
+    A causal state sees those up to its own. A state that looks ahead sees what the first state of
+    its chunk sees, hence knows only tokens before the chunk, so all states of the chunk may see it.
+    """
+    chunk = torch.cat((positions, ahead)) // chunk_size
+    known_up_to = torch.cat((positions, ahead // chunk_size * chunk_size))
+    causal = positions <= known_up_to[:, None]
+    same_chunk = chunk[:, None] == ahead // chunk_size
+    return torch.cat((causal, same_chunk), dim=1)

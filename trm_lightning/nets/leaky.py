@@ -6,7 +6,6 @@ it is :class:`RecursiveNet` with ``chunk_start=target``.
 Shapes: B windows, T tokens, C chunk, D width.
 """
 
-import copy
 from collections.abc import Iterator
 
 import torch
@@ -30,10 +29,9 @@ class LeakyChunkMask(LeakyNet):
         """See :meth:`RecursiveNet.unroll`."""
         assert isinstance(context, CachedContext)
         n_context = context.kept[0][0].shape[2]
-        shifted = copy.copy(context)
-        shifted.mask = context.mask.clone()
-        shifted.mask[..., 1:n_context] |= context.mask[..., : n_context - 1]
-        return super().unroll(shifted, y, z, depth)
+        visible = context.visible.clone()
+        visible[..., 1:n_context] |= context.visible[..., : n_context - 1]
+        return super().unroll(context.seeing(visible), y, z, depth)
 
 
 class LeakyContextMask(LeakyNet):

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from trm_lightning.nets.base import LanguageNet, raise_problems
-from trm_lightning.nets.chunks import Chunks
+from trm_lightning.nets.chunks import open_chunks
 from trm_lightning.nets.context import Context
 
 State = tuple[Tensor, Tensor]  # the answer y and the latent z
@@ -30,13 +30,16 @@ class Refined:
 
     Attributes:
         answer: (B, T - first, D) refined states that predict the tokens from ``first`` on.
-        draft: (B, T - first, D) the encoder's own prediction of them, for ``chunk_start=draft``.
         state: y and z, detached, from which the next supervision step goes on.
+        draft: (B, n, D) another prediction of some of them, to be supervised too: the encoder's
+            own with ``chunk_start=draft``, the look ahead with ``attention=recursive``.
+        drafted: (n,) which of them, counted from ``first``.
     """
 
     answer: Tensor
-    draft: Tensor | None
     state: State
+    draft: Tensor | None = None
+    drafted: Tensor | None = None
 
 
 class RecursiveNet(LanguageNet):
@@ -53,7 +56,9 @@ class RecursiveNet(LanguageNet):
             is a likelihood.
         attention: ``cached``, the context's keys and values are computed once and all chunks of
             a window are refined at once; ``joint``, context and chunk run through the blocks
-            together without a mask, with a context of exactly ``context_size`` tokens.
+            together without a mask, with a context of exactly ``context_size`` tokens;
+            ``recursive``, the states of all tokens are refined at once, each from the tokens
+            before it, and look-ahead states for a chunk's later tokens with them.
         factorization: ``left_to_right``, token j of a chunk given the ones before it, an exact
             chain rule in C passes; ``parallel``, independent tokens given the context.
         context_size: tokens before a chunk; the window without its last chunk.
@@ -69,7 +74,7 @@ class RecursiveNet(LanguageNet):
         n_supervision: int = 1,
         grad_refinements: int = 1,
         chunk_start: Literal["query", "draft", "target"] = "draft",
-        attention: Literal["joint", "cached"] = "cached",
+        attention: Literal["joint", "cached", "recursive"] = "cached",
         factorization: Literal["parallel", "left_to_right"] = "left_to_right",
         context_size: int | None = None,
         **net_arguments: Any,
@@ -135,13 +140,13 @@ class RecursiveNet(LanguageNet):
             revealed: (B, number of chunks from ``first`` on) how many tokens of each chunk are
                 known; None for none.
         """
-        chunks = Chunks(self, tokens, first)
-        context, y = chunks.open(revealed)
+        chunks = open_chunks(self, tokens, first)
+        context, y = chunks.open(0 if revealed is None else revealed)
         y, z = (y, torch.zeros_like(y)) if state is None else state
         for y, z in self.unroll(context, y, z, self.n_refinements):  # noqa: B007, B020
             pass
-        draft = chunks.encoded[:, first : tokens.shape[1]] if self.chunk_start == "draft" else None
-        return Refined(chunks.by_position(y), draft, (y.detach(), z.detach()))
+        draft = chunks.draft(y) or ()
+        return Refined(chunks.by_position(y), (y.detach(), z.detach()), *draft)
 
     # Scoring.
 
@@ -149,6 +154,12 @@ class RecursiveNet(LanguageNet):
     def is_likelihood(self) -> bool:  # type: ignore[override]
         """Whether scores are likelihoods: not when chunks start at the answer."""
         return self.chunk_start != "target"
+
+    @property
+    def reveals(self) -> bool:
+        """Whether training reveals a random number of each chunk's first tokens."""
+        sequential = self.factorization == "left_to_right" and self.chunk_size > 1
+        return sequential and self.attention != "recursive"
 
     @property
     def scoring_depth(self) -> int:
@@ -180,19 +191,18 @@ class RecursiveNet(LanguageNet):
 
         Depth 0 is the state that a chunk starts from.
         """
-        chunks = Chunks(self, tokens, first)
-        sequential = self.factorization == "left_to_right"
+        chunks = open_chunks(self, tokens, first)
         scores: dict[int, list[Tensor]] = {depth: [] for depth in depths}
-        for n_known in range(self.chunk_size) if sequential else (0,):
-            context, y = chunks.open(chunks.reveal(n_known))
+        scored = []
+        for columns, context, y in chunks.passes():
             unrolled = self.unroll(context, y, torch.zeros_like(y), max(depths))
             answers = [y, *(answer for answer, _ in unrolled)]
             for depth in scores:
-                answer = chunks.by_chunk(answers[depth])
-                if sequential:
-                    answer = answer[:, :, n_known : n_known + 1]
-                scores[depth].append(torch.log_softmax(self.logits(answer).float(), dim=-1))
-        return [chunks.cut(torch.cat(scores[depth], dim=2).flatten(1, 2)) for depth in depths]
+                states = chunks.by_position(answers[depth])[:, columns]
+                scores[depth].append(torch.log_softmax(self.logits(states).float(), dim=-1))
+            scored.append(columns)
+        order = torch.cat(scored).argsort()
+        return [torch.cat(scores[depth], dim=1)[:, order] for depth in depths]
 
 
 def _chunk_problems(window_size: int, context_size: int, chunk_size: int) -> list[str]:
@@ -233,6 +243,8 @@ def _combination_problems(chunk_start: str, attention: str, factorization: str) 
     problems = []
     if chunk_start == "draft" and attention == "joint":
         problems.append("chunk_start=draft needs attention=cached (joint encodes no chunk)")
+    if chunk_start != "query" and attention == "recursive":
+        problems.append("attention=recursive needs chunk_start=query (its states look ahead)")
     if chunk_start == "target" and factorization == "left_to_right":
         problems.append("chunk_start=target needs factorization=parallel (nothing to reveal)")
     return problems
