@@ -8,7 +8,7 @@ TORCH := $(shell grep '^torch==' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test test-slow lint format check-readme clean
+.PHONY: help venv train benchmark test test-slow lint format check-readme clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ $(STAMP): requirements.lock pyproject.toml
 
 train: $(STAMP) ## train on the built-in corpus; more settings with ARGS="model=ar seed=1"
 	$(BIN)/python -m trm_lightning.train experiment=quickstart $(ARGS)
+
+benchmark: $(STAMP) ## measure speed on this machine; choose parts with ARGS="sections=[training]"
+	$(BIN)/python -m trm_lightning.benchmark $(ARGS)
 
 test: $(STAMP) ## run the quick tests; choose some with ARGS="tests/test_cli_check.py"
 	$(PYTEST) $(ARGS)

@@ -81,7 +81,7 @@ def test_flops_of_a_recursive_model(configure: Configure) -> None:
     )  # fmt: skip
     passes = recursions + 1
     encode = LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW))
-    refine = passes * LAYERS * (linear(WINDOW) + attention(WINDOW, 2 * WINDOW))
+    refine = passes * LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW + 8))  # 8: a group's
     heads = 2 * (2 * WINDOW * WIDTH * vocabulary)  # of the answer and of the draft
     forward_only = (refinements - 1) * refine
     expected = (3 * (encode + refine + heads) + forward_only) / WINDOW

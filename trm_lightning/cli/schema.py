@@ -94,6 +94,30 @@ class ReportConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """conf/benchmark.yaml."""
+
+    data: Any
+    sections: list[str]
+    repetitions: int
+    seconds_per_measurement: float
+    net: Any
+    window: int
+    batch: int
+    recursion: Any
+    sources: Any
+    scoring: Any
+    generation: Any
+    lightning: Any
+    startup: Any
+    scaling: Any
+    seed: int
+    device: str
+    threads: int | None
+    run_dir: str
+
+
+@dataclass
 class AuditConfig:
     """conf/audit.yaml."""
 
@@ -130,6 +154,7 @@ SCHEMAS: dict[str, type] = {
     "evaluate": EvaluateConfig,
     "analyze": AnalyzeConfig,
     "audit": AuditConfig,
+    "benchmark": BenchmarkConfig,
     "compare": CompareConfig,
     "report": ReportConfig,
 }

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_lightning.nets.attention import attention_in_chunks, attention_with_dropout
+from trm_lightning.nets.attention import attention_in_groups, attention_with_dropout
 from trm_lightning.nets.dropout import Dropout
 
 KeysValues = tuple[Tensor, Tensor]  # each (B, H, T, D / H)
@@ -78,11 +78,11 @@ class Attention(nn.Module):
             y = F.scaled_dot_product_attention(q, k, v, mask, self.rate, causal)
         return self._merge_heads(y)
 
-    def attend_in_chunks(
+    def attend_in_groups(
         self, q: Tensor, past: KeysValues, own: KeysValues, mask: Tensor
     ) -> Tensor:
-        """Attend and mix heads; see :func:`attention_in_chunks`. -> (B, S, D)."""
-        return self._merge_heads(attention_in_chunks(q, past, own, mask, self.rate))
+        """Attend and mix heads; see :func:`attention_in_groups`. -> (B, S, D)."""
+        return self._merge_heads(attention_in_groups(q, past, own, mask, self.rate))
 
     @property
     def rate(self) -> float:
@@ -156,12 +156,12 @@ class Block(nn.Module):
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
         return self.finish(x, self.attention.attend(q, k, v, mask, causal)), (k, v)
 
-    def forward_in_chunks(
+    def forward_in_groups(
         self, x: Tensor, past: KeysValues, mask: Tensor, rotation: Rotation | None
     ) -> Tensor:
-        """Run the block over the states of chunks, (B, S, D); see :func:`attention_in_chunks`."""
+        """Run the block over states in groups, (B, S, D); see :func:`attention_in_groups`."""
         q, *own = self.project(x, rotation)
-        return self.finish(x, self.attention.attend_in_chunks(q, past, (own[0], own[1]), mask))
+        return self.finish(x, self.attention.attend_in_groups(q, past, (own[0], own[1]), mask))
 
     def _attention_input(self, x: Tensor) -> Tensor:
         return self.norm_attention(x) if self.pre_norm else x

@@ -53,7 +53,7 @@ class CachedContext:
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, S, D)."""
         for block, kept in zip(self.net.layers, self.kept, strict=True):
-            x = block.forward_in_chunks(x, kept, self.bias, self.rotation)
+            x = block.forward_in_groups(x, kept, self.bias, self.rotation)
         return x
 
     @cached_property
@@ -70,17 +70,26 @@ class CachedContext:
 
 
 def chunk_mask(positions: Tensor, chunk_size: int, revealed: Tensor, n_context: int) -> Tensor:
-    """Say what each state may see: (1 or B, 1, S, n_context + C), True where it may look.
+    """Say what each state may see: (1 or B, 1, S, n_context + G), True where it may look.
 
     A state of chunk b sees the encoder's positions up to the last known token (encoder position
-    p holds token p - 1, so p <= C b + revealed), and the states of its own chunk, the last C
-    columns, that stand for tokens still unknown. Never a later chunk, never an unknown token.
+    p holds token p - 1, so p <= C b + revealed), and the states of its own chunk that stand for
+    tokens still unknown. Never a later chunk, never an unknown token. The last G columns are the
+    states of its group of whole chunks: a matrix library is slow at very small products.
     """
     n_known = positions // chunk_size * chunk_size + revealed  # tokens before this one are known
     context = torch.arange(n_context, device=positions.device) <= n_known[:, :, None]
-    offsets = torch.arange(chunk_size, device=positions.device)
-    unknown = offsets >= revealed[:, :, None]
-    return torch.cat((context, unknown), dim=2)[:, None]
+    group = chunk_size * chunks_in_group(len(positions) // chunk_size, chunk_size)
+    of_group = positions.view(-1, group).repeat_interleave(group, dim=0)  # (S, G)
+    same_chunk = of_group // chunk_size == positions[:, None] // chunk_size
+    unknown = of_group >= n_known[:, :, None]
+    return torch.cat((context, same_chunk & unknown), dim=2)[:, None]
+
+
+def chunks_in_group(n_chunks: int, chunk_size: int) -> int:
+    """Return how many chunks attend together: as many as divide all and have 8 states at most."""
+    fitting = range(1, max(8 // chunk_size, 1) + 1)
+    return max(n for n in fitting if n_chunks % n == 0)
 
 
 class JointContext:

@@ -58,7 +58,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
             nats[chunk], grad_logits = _surprise_and_gradient(part, targets[chunk], n)
             torch.mm(grad_logits, weight, out=grad_states[chunk])
             if grad_logits.dtype == grad_weight.dtype:
-                grad_weight.addmm_(grad_logits.t(), states[chunk])
+                # Not addmm_, which torch's counter of operations does not know.
+                torch.addmm(grad_weight, grad_logits.t(), states[chunk], out=grad_weight)
             else:
                 grad_weight += grad_logits.t() @ states[chunk]
         ctx.save_for_backward(grad_states, grad_weight.to(weight.dtype))

@@ -1,0 +1,58 @@
+"""A benchmark's config in miniature, and the nets that are compared."""
+
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+from trm_lightning.benchmarking import references, subjects
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import conf_dir
+from trm_lightning.modules import LanguageModule
+
+TINY = (
+    "net={vocab_size:13,width:16,n_layers:2,n_heads:2,dropout:0.0,norm:pre}",
+    "window=8",
+    "batch=3",
+    "sources={window:8,batch:3,supervised:2}",
+    "recursion.n_recursions=2",
+    "repetitions=1",
+    "seconds_per_measurement=0.001",
+    "scoring.strides=[4]",
+    "generation={prompt_tokens:5,n_tokens:9}",
+    "lightning.steps=2",
+    "startup={repetitions:1,steps:1}",
+    "scaling={repetitions:1,seconds_per_measurement:0.001,window:[8,16],window_batch:1,"
+    "chunk_size:[1,2],n_recursions:[1,2],batch:[1,2]}",
+    "data.corpus.train_words=3000",
+    "+data.corpus.val_words=600",
+    "+data.corpus.test_words=600",
+    "device=cpu",
+    "threads=1",
+)
+JOINT = {"attention": "joint", "factorization": "parallel"}
+
+
+def configured(folder: Path, *overrides: str) -> DictConfig:
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("benchmark", [*TINY, *overrides, f"run_dir={folder}"])
+
+
+def pairs(cfg: DictConfig) -> dict[str, tuple[LanguageModule, references.PlainNet]]:
+    """Our modules, and the references that compute the same."""
+    size, last = cfg.sources.window, cfg.sources.supervised
+    gpt = subjects.plain(cfg, references.FusedGpt, window=cfg.window)
+    baseline = subjects.plain(cfg, references.PlainBaseline, window=size, supervised=last)
+    return {
+        "gpt": (subjects.ar(cfg, cfg.window), gpt),
+        "baseline": (subjects.ar(cfg, size, last), baseline),
+        "target": (
+            subjects.trm(cfg, size, last, chunk_start="target", **JOINT),
+            subjects.sources_trm(cfg, given=True),
+        ),
+        "query": (
+            subjects.trm(cfg, size, last, chunk_start="query", **JOINT),
+            subjects.sources_trm(cfg, given=False),
+        ),
+    }

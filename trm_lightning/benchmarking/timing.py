@@ -1,0 +1,168 @@
+"""Timing in rounds: whatever else the machine does meanwhile, it does to all alike.
+
+Every round calls each variant for a while, so that a ratio is taken between numbers of the same
+minute; medians and extremes are over the rounds.
+"""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+PEAK = "float32 matrix product 2048 x 2048"
+PEAK_SIZE = 2048
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Something to measure.
+
+    Attributes:
+        name: unique among what is measured together.
+        call: does it once.
+        tokens: that one call trains on, scores, generates or reads; 0 where none are counted.
+        flops: operations of one call by formula; None where there is none.
+        references: names of variants whose speed is compared with.
+        count: does the part of ``call`` whose operations the formula gives, to be counted too.
+        facts: for the report, such as a length that was measured at.
+    """
+
+    name: str
+    call: Callable[[], object]
+    tokens: int = 0
+    flops: float | None = None
+    references: tuple[str, ...] = ()
+    count: Callable[[], object] | None = None
+    facts: dict[str, Any] = field(default_factory=dict)
+
+
+def peak(device: torch.device) -> Variant:
+    """Return what the machine can do at best: one large matrix product."""
+    a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device) for _ in range(2))
+    return Variant(PEAK, lambda: a @ b, flops=2.0 * PEAK_SIZE**3)
+
+
+def measure(
+    section: str,
+    variants: Sequence[Variant],
+    device: torch.device,
+    repetitions: int,
+    seconds: float,
+) -> list[dict[str, Any]]:
+    """Measure variants in rounds.
+
+    Args:
+        section: for the bar and the rows.
+        variants: all that is to be measured side by side.
+        device: that they run on.
+        repetitions: rounds.
+        seconds: that a variant is called for in each round, at least once.
+
+    Returns:
+        A row for each variant; see :func:`row`.
+    """
+    rounds: dict[str, list[float]] = {variant.name: [] for variant in variants}
+    total = len(variants) * (repetitions + 1)
+    bar = tqdm(total=total, desc=section, unit="call", leave=False, disable=None)
+    with bar:
+        calls = {}
+        for variant in variants:
+            bar.set_postfix_str(variant.name)
+            calls[variant.name] = _calibrate(variant, device, seconds)
+            bar.update()
+        for i in range(repetitions):
+            for variant in variants[:: 1 if i % 2 == 0 else -1]:
+                bar.set_postfix_str(variant.name)
+                n = calls[variant.name]
+                rounds[variant.name].append(_seconds(variant, device, n) / n)
+                bar.update()
+    counted = {v.name: count_flops(v.count) for v in variants if v.count is not None}
+    return [row(section, v, rounds, variants, counted.get(v.name)) for v in variants]
+
+
+def row(
+    section: str,
+    variant: Variant,
+    rounds: dict[str, list[float]],
+    variants: Sequence[Variant],
+    counted: float | None = None,
+) -> dict[str, Any]:
+    """Return what is reported of a variant, as plain numbers.
+
+    Args:
+        section: the row's.
+        variant: that was measured.
+        rounds: by name, the seconds of one call in each round.
+        variants: those that ``rounds`` are of.
+        counted: operations of one call as torch counts them.
+    """
+    seconds = rounds[variant.name]
+    known = {other.name: other for other in variants}
+    found: dict[str, Any] = {
+        "section": section,
+        "name": variant.name,
+        "seconds": seconds,
+        "seconds_median": statistics.median(seconds),
+        "seconds_low": min(seconds),
+        "seconds_high": max(seconds),
+        "tokens": variant.tokens,
+        "tokens_per_second": variant.tokens / statistics.median(seconds) or None,
+        "times_reference": {
+            name: statistics.median(
+                _rate(variant, mine) / _rate(known[name], theirs)
+                for mine, theirs in zip(seconds, rounds[name], strict=True)
+            )
+            for name in variant.references
+        },
+        "flops": variant.flops,
+        "flops_counted": counted,
+        "percent_of_peak": None,
+        **variant.facts,
+    }
+    if variant.flops is not None and PEAK in rounds:
+        shares = [
+            variant.flops * best / (mine * known[PEAK].flops)  # type: ignore[operator]
+            for mine, best in zip(seconds, rounds[PEAK], strict=True)
+        ]
+        found["percent_of_peak"] = 100 * statistics.median(shares)
+    return found
+
+
+def count_flops(call: Callable[[], object]) -> float:
+    """Return the operations of ``call`` as torch counts them, attention as dense products."""
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        call()
+    return float(counter.get_total_flops())
+
+
+def _rate(variant: Variant, seconds: float) -> float:
+    return (variant.tokens or 1) / seconds
+
+
+def _calibrate(variant: Variant, device: torch.device, seconds: float) -> int:
+    """Warm up; return how many calls fill ``seconds``."""
+    once = _seconds(variant, device, 1)
+    if once < seconds:  # the first call also allocates and compiles
+        once = _seconds(variant, device, 1)
+    return max(1, round(seconds / max(once, 1e-7)))
+
+
+def _seconds(variant: Variant, device: torch.device, calls: int) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    for _ in range(calls):
+        variant.call()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    """Let the device finish what it was given; a CPU has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

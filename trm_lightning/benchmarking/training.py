@@ -1,0 +1,146 @@
+"""What a training step costs, ours and plain."""
+
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+from torch.optim import AdamW
+
+from trm_lightning.benchmarking.flops import (
+    Blocks,
+    causal_flops,
+    plain_trm_flops,
+    training_flops,
+)
+from trm_lightning.benchmarking.references import FusedGpt, PlainBaseline, PlainNet
+from trm_lightning.benchmarking.subjects import (
+    ar,
+    loss_of,
+    plain,
+    random_tokens,
+    shipped,
+    sources_trm,
+    training_step,
+    trm,
+)
+from trm_lightning.benchmarking.timing import Variant, measure, peak
+from trm_lightning.modules import LanguageModule
+
+GPT = "plain GPT, fused attention"
+GPT_DRY = f"{GPT}, no dropout"
+SOURCES_AR = "plain baseline of the sources"
+SOURCES_AR_LAST = f"{SOURCES_AR}, last logits only"
+SOURCES_TRM = "plain TRM of the sources"
+SHAPE = "sources' shape"
+TRM = "TRM cached, draft, left_to_right"
+
+
+def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure optimizer steps."""
+    variants = [peak(device), *_references(cfg, device), *_ours(cfg, device)]
+    if device.type == "cuda":
+        variants += _on_cuda(cfg, device)
+    return measure("training", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+
+
+def variant_of(
+    name: str,
+    module: LanguageModule,
+    tokens: Tensor,
+    references: tuple[str, ...] = (),
+    **facts: Any,
+) -> Variant:
+    """Return an optimizer step of one of our modules on ids (B, T) as something to measure."""
+    net, loss = module.net.to(tokens.device).train(), loss_of(module)
+    batch, window = tokens.shape
+    supervised = module.supervised_tokens
+    step = training_step(net, loss, module.make_optimizer(net), tokens)
+    flops = training_flops(net, batch, window, supervised)
+    return Variant(
+        name, step, batch * supervised, flops, references, lambda: loss(tokens).backward(), facts
+    )
+
+
+def _ours(cfg: DictConfig, device: torch.device) -> list[Variant]:
+    tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
+    short = random_tokens(cfg, cfg.sources.batch, cfg.sources.window, device)
+    window, (last, chunk) = cfg.window, (cfg.sources.window, cfg.sources.supervised)
+    query: dict[str, Any] = {"chunk_start": "query", "factorization": "parallel"}
+    joint: dict[str, Any] = {
+        "norm": "pre", "attention": "joint", "factorization": "parallel", "chunk_size": chunk,
+        "chunk_start": "target",
+    }  # fmt: skip
+    dry = ar(cfg, window, norm="pre", dropout=0.0)
+    nets: list[tuple[str, LanguageModule, Tensor, tuple[str, ...]]] = [
+        ("AR", ar(cfg, window), tokens, (GPT, SOURCES_AR, SOURCES_AR_LAST)),
+        ("AR, norm=pre", ar(cfg, window, norm="pre"), tokens, (GPT, SOURCES_AR)),
+        ("AR, norm=pre, no dropout", dry, tokens, (GPT_DRY,)),
+        (f"AR, {SHAPE}", ar(cfg, last, chunk, norm="pre"), short, (SOURCES_AR_LAST,)),
+        ("TRM cached, query, parallel", trm(cfg, window, **query), tokens, (SOURCES_TRM,)),
+        (TRM, trm(cfg, window), tokens, (SOURCES_TRM,)),
+        ("TRM as shipped", trm(cfg, window, **shipped()), tokens, (SOURCES_TRM,)),
+        (f"TRM joint, {SHAPE}", trm(cfg, last, chunk, **joint), short, (SOURCES_TRM,)),
+    ]
+    return [variant_of(*net) for net in nets]
+
+
+def _references(cfg: DictConfig, device: torch.device) -> list[Variant]:
+    tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
+    short = random_tokens(cfg, cfg.sources.batch, cfg.sources.window, device)
+    blocks, vocab_size = Blocks(cfg.net.width, cfg.net.n_layers), cfg.net.vocab_size
+    sizes = {"window": cfg.sources.window, "supervised": cfg.sources.supervised}
+    ours = causal_flops(blocks, vocab_size, cfg.batch, cfg.window, cfg.window)
+    shape = (cfg.sources.batch, cfg.sources.window)
+    theirs = causal_flops(blocks, vocab_size, *shape, cfg.sources.window)
+    less = causal_flops(blocks, vocab_size, *shape, cfg.sources.supervised)
+    recursive = plain_trm_flops(
+        blocks, vocab_size, cfg.sources.batch, cfg.sources.window, cfg.sources.supervised,
+        cfg.recursion.n_refinements, cfg.recursion.n_recursions,
+    )  # fmt: skip
+    gpt = plain(cfg, FusedGpt, window=cfg.window)
+    dry = plain(cfg, FusedGpt, window=cfg.window, dropout=0.0)
+    return [
+        _plain_variant(GPT, gpt, tokens, ours, fused=True),
+        _plain_variant(GPT_DRY, dry, tokens, ours, fused=True),
+        _plain_variant(SOURCES_AR, plain(cfg, PlainBaseline, **sizes), short, theirs),
+        _plain_variant(
+            SOURCES_AR_LAST, plain(cfg, PlainBaseline, last_logits_only=True, **sizes), short, less
+        ),
+        _plain_variant(SOURCES_TRM, sources_trm(cfg, given=True), short, recursive),
+    ]
+
+
+def _plain_variant(
+    name: str, net: PlainNet, tokens: Tensor, flops: float, fused: bool = False
+) -> Variant:
+    net.to(tokens.device)
+    step = training_step(net, net.loss, AdamW(net.parameters(), fused=fused), tokens)
+    n_tokens = len(tokens) * net.supervised
+    return Variant(name, step, n_tokens, flops, count=lambda: net.loss(tokens).backward())
+
+
+def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
+    """Return lower precision and compilation; `reduce-overhead` replays CUDA graphs."""
+    tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
+    variants = []
+    for net, make, plain_name in (
+        ("AR", ar, "AR"),
+        ("TRM", trm, "TRM cached, draft, left_to_right"),
+    ):
+        for mode in (None, "default", "reduce-overhead"):
+            module = make(cfg, cfg.window)
+            module.net.to(device).train()
+            if mode is not None:
+                module.net.compile(mode=mode)
+
+            def loss(ids: Tensor, module: LanguageModule = module) -> Tensor:
+                torch.compiler.cudagraph_mark_step_begin()
+                with torch.autocast("cuda", torch.bfloat16):
+                    return module.supervision_step(ids, None).loss
+
+            step = training_step(module.net, loss, module.make_optimizer(module.net), tokens)
+            name = f"{net}, bf16" + (f", compiled ({mode})" if mode else "")
+            flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window)
+            variants.append(Variant(name, step, tokens.numel(), flops, (plain_name,)))
+    return variants
