@@ -1,6 +1,9 @@
 """Run folders, exit statuses, what is kept of a failure, and resuming."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -165,3 +168,13 @@ def test_ranks_of_torchrun_share_a_folder(project: Path) -> None:
         assert result.returncode == 0, result.stderr
     (folder,) = runs(project)
     assert (folder / "toy_rank1.log").is_file()
+
+
+def test_a_reader_who_leaves_early_gets_no_stack_trace(tmp_path: Path) -> None:
+    write_project(tmp_path)
+    reader, writer = os.pipe()
+    os.close(reader)
+    call = [sys.executable, "-m", "toy", "--config-path", "conf", "--help"]
+    done = subprocess.run(call, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert (done.stderr, done.returncode) == ("", 141)

@@ -15,6 +15,7 @@ from trm_lightning.comparison.record import Group, read_record
 from trm_lightning.comparison.statistics import estimate, t_quantile
 from trm_lightning.comparison.summary import summarise_entries
 from trm_lightning.comparison.table import render
+from trm_lightning.reporting.comparison import markdown_tables
 
 # Two-sided 95 % points from printed tables of Student's t.
 PRINTED = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 30: 2.0423}
@@ -175,6 +176,13 @@ def test_scores_of_another_text_get_no_difference(tmp_path: Path) -> None:
     assert not scrambled["comparable"]
     assert scrambled["figures"]["final_difference"] is None
     assert "55.00 (of val_scrambled)" in rendered([_, scrambled])
+
+
+def test_a_name_with_a_bar_stays_in_its_cell(tmp_path: Path) -> None:
+    make_run(tmp_path / "a | b_1", 1, (100.0, 110.0))
+    entries = make_summary(tmp_path, [Entry("a | b")], [1])
+    scores, *_ = markdown_tables(rendered(entries))
+    assert [row[:2] for row in scores.rows] == [["a | b", "100.00"]]
 
 
 def test_notes_tell_of_parity_scale_and_unfinished_runs(tmp_path: Path) -> None:

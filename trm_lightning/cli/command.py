@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -44,6 +45,10 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
             except KeyboardInterrupt:
                 print("\nInterrupted", file=sys.stderr)
                 sys.exit(job.INTERRUPTED)
+            except BrokenPipeError:
+                # Who reads the output has had enough (`| head`); the rest has nowhere to go.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+                sys.exit(job.NOT_READ)
 
         return main
 

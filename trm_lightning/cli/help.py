@@ -33,7 +33,7 @@ def show_help(call: Call, doc: str, overrides: list[str]) -> None:
         f"Your own configs: --config-dir FOLDER. "
         f'Tab completion in bash: eval "$({name} -sc install=bash)"',
     ]
-    print("\n\n".join(parts))
+    print("\n\n".join(parts), flush=True)
 
 
 def _groups(composed: Composer, chosen: DictConfig) -> list[str]:

@@ -23,6 +23,7 @@ from trm_lightning.errors import UserError
 
 Task = Callable[[DictConfig], float | None]
 INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
+NOT_READ = 141  # and for one whose output nobody reads any more
 
 
 def wrap(command: str, task: Task) -> Task:

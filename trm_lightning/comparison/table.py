@@ -149,6 +149,7 @@ def _plain(value: float | None, digits: int = 2) -> str:
 
 
 def _markdown(head: list[str], rows: list[list[str]]) -> str:
+    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
     widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
     rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
     lines = []

@@ -1,5 +1,6 @@
 """The report of a comparison."""
 
+import re
 import shlex
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,10 @@ def markdown_tables(text: str) -> list[Table]:
     for part in text.split("\n## ")[1:]:
         title, *lines = part.splitlines()
         rows = [
-            [cell.strip() for cell in line.strip("| ").split(" | ")]
+            [
+                cell.strip().replace("\\|", "|")
+                for cell in re.split(r"(?<!\\) \| ", line.strip("| "))
+            ]
             for line in lines
             if line.startswith("|")
         ]
