@@ -111,6 +111,18 @@ def test_samples_differ_and_the_last_line_counts_them(
     assert "30 tokens in" in shown.err and "1.0 passes" in shown.err
 
 
+def test_the_last_line_says_what_looking_ahead_brings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ahead = TRM | {"chunk_start": "query", "attention": "recursive", "factorization": "parallel"}
+    run_generate(make_run(tmp_path / "ahead", **ahead), n_tokens=12)
+    # Two tokens at once, of 2 refinements of 1 + 1 passes.
+    said = capsys.readouterr().err
+    assert "2.0 passes" in said and "2.00 tokens per run of the recursion" in said
+    run_generate(make_run(tmp_path / "cached", **TRM))
+    assert "per run" not in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("attention", ["cached", "joint"])
 @pytest.mark.parametrize("n_layers", [1, 2])
 def test_passes_are_those_of_the_encoder_and_of_the_refinements(

@@ -4,59 +4,19 @@ Shapes: B sequences, T tokens, C chunk, L window, V vocabulary.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from trm_lightning.drawing import Draw
 from trm_lightning.errors import UserError
 from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
 from trm_lightning.nets.blocks import KeysValues
 from trm_lightning.nets.chunks import open_chunks
+from trm_lightning.recursive_decoding import continue_recursively, log_probs_of
 
-
-@dataclass(frozen=True)
-class Draw:
-    """Draws ids from log-probabilities.
-
-    Args:
-        generator: on the CPU, whatever device the net is on, so that a seed gives the same draws
-            everywhere; torch's global generator is never touched.
-        temperature: divides the log-probabilities; 0 takes the most probable token.
-        top_k: draw among this many most probable tokens; None for all.
-        top_p: draw among the fewest most probable tokens that hold this much probability, after
-            temperature and ``top_k``; None for all.
-    """
-
-    generator: torch.Generator
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-
-    def __call__(self, log_probs: Tensor) -> Tensor:
-        """Draw one id from each distribution, (…, V) -> (…), both on the CPU."""
-        if self.temperature == 0:
-            return log_probs.argmax(dim=-1)
-        log_probs = log_probs.double()
-        # Less the largest first: a small temperature must not make every entry -inf.
-        scaled = (log_probs - log_probs.amax(dim=-1, keepdim=True)) / self.temperature
-        probs = self._filter(scaled.softmax(dim=-1))
-        ids = torch.multinomial(probs.flatten(0, -2), 1, generator=self.generator)
-        return ids.reshape(probs.shape[:-1])
-
-    def _filter(self, probs: Tensor) -> Tensor:
-        """Set what ``top_k`` and ``top_p`` rule out to 0; what is left need not sum to 1."""
-        if self.top_k is None and self.top_p is None:
-            return probs
-        descending, order = probs.sort(dim=-1, descending=True, stable=True)
-        if self.top_k is not None:
-            descending[..., self.top_k :] = 0
-        if self.top_p is not None:
-            descending = descending / descending.sum(dim=-1, keepdim=True)
-            mass_before = descending.cumsum(dim=-1) - descending
-            descending[mass_before >= self.top_p] = 0
-        return torch.zeros_like(probs).scatter(-1, order, descending)
+__all__ = ["Draw", "sample", "sample_batch"]
 
 
 def sample(
@@ -68,6 +28,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     generator: torch.Generator,
+    speculative: bool = True,
 ) -> Iterator[int]:
     """Yield the ids that continue one prompt, as they are drawn.
 
@@ -75,22 +36,38 @@ def sample(
         net: in evaluation mode.
         prompt_ids: may be empty: the net's start token stands before every window.
         n_tokens: how many ids to yield.
-        temperature: see :class:`Draw`, as for the arguments that follow.
+        temperature: see :class:`Draw`, as for the next arguments.
+        top_k: see there.
+        top_p: see there.
+        generator: see there.
+        speculative: see :func:`sample_batch`.
 
     Raises:
         UserError: naming every setting out of range; at once, not at the first id.
     """
     device = next(net.parameters()).device
     prompt = torch.tensor([list(prompt_ids)], dtype=torch.long, device=device)
-    blocks = sample_batch(net, prompt, n_tokens, Draw(generator, temperature, top_k, top_p))
+    draw = Draw(generator, temperature, top_k, top_p)
+    blocks = sample_batch(net, prompt, n_tokens, draw, speculative=speculative)
     return (int(token) for block in blocks for token in block[0])
 
 
-def sample_batch(net: LanguageNet, prompts: Tensor, n_tokens: int, draw: Draw) -> Iterator[Tensor]:
+def sample_batch(
+    net: LanguageNet, prompts: Tensor, n_tokens: int, draw: Draw, *, speculative: bool = False
+) -> Iterator[Tensor]:
     """Yield ids (B, n) that continue ``prompts`` (B, T), ``n_tokens`` of them in all; T may be 0.
 
     n is 1, or what is left of a chunk where its tokens are predicted together. A net that is
     scored with the answer in view (``is_likelihood`` false) generates without it.
+
+    Args:
+        net: in evaluation mode.
+        prompts: (B, T) ids.
+        n_tokens: how many ids to yield per prompt.
+        draw: called with the distribution of each token; see ``speculative``.
+        speculative: where states look ahead (``attention=recursive``, left to right) and B = 1,
+            verify several drafted tokens at once: the same distribution of the text in fewer
+            passes, with n accepted tokens at a time, but not each drawn by a call of ``draw``.
 
     Raises:
         UserError: naming every setting out of range.
@@ -102,6 +79,9 @@ def sample_batch(net: LanguageNet, prompts: Tensor, n_tokens: int, draw: Draw) -
         raise ValueError("the net is in training mode: its dropout would change what is sampled")
     if not net.is_likelihood:
         net = net.without_answer()
+    if isinstance(net, RecursiveNet) and net.attention == "recursive":
+        text = _last_chunks(net, prompts)
+        return _first(n_tokens, continue_recursively(net, text, draw, speculative))
     if isinstance(net, RecursiveNet):
         return _first(n_tokens, _continue_by_chunks(net, prompts, draw))
     if isinstance(net, AutoregressiveNet):
@@ -173,8 +153,7 @@ def _continue_by_chunks(net: RecursiveNet, text: Tensor, draw: Draw) -> Iterator
 
 def _draw(net: LanguageNet, states: Tensor, draw: Draw) -> Tensor:
     """Draw an id from each state, (B, n, D) -> (B, n)."""
-    log_probs = torch.log_softmax(net.logits(states).float(), dim=-1)
-    return draw(log_probs.cpu()).to(states.device)
+    return draw(log_probs_of(net, states)).to(states.device)
 
 
 def _last_chunks(net: RecursiveNet, text: Tensor) -> Tensor:

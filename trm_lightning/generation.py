@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from trm_lightning.data import Tokenizer
 from trm_lightning.decoding import sample
 from trm_lightning.errors import UserError
-from trm_lightning.nets import LanguageNet
+from trm_lightning.nets import LanguageNet, RecursiveNet
 from trm_lightning.runs import LoadedRun, find_device, load_run
 
 # Tokens that are decoded again with each new one, so that blanks between words come out right
@@ -55,6 +55,7 @@ def generate(cfg: DictConfig) -> None:
     _note(
         f"{n} tokens in {seconds:.1f} s, {n / seconds:.0f} tokens/s, "
         f"{len(passes) / n:.1f} passes through the blocks per token"
+        + _tokens_per_run(run.net, n, len(passes))
     )
 
 
@@ -89,12 +90,20 @@ def text_pieces(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int])
 def count_passes(net: LanguageNet) -> Iterator[list[None]]:
     """Give a list that grows by an entry with each pass through the net's blocks."""
     passes: list[None] = []
-    # Of all blocks only the last is called as a module in every kind of pass.
-    handle = net.blocks[-1].register_forward_hook(lambda *_: passes.append(None))
+    # What every kind of pass calls as a module, once and of the last block alone at times.
+    handle = net.layers[-1].mlp.register_forward_hook(lambda *_: passes.append(None))
     try:
         yield passes
     finally:
         handle.remove()
+
+
+def _tokens_per_run(net: LanguageNet, n_tokens: int, n_passes: int) -> str:
+    """Say how many tokens a run of the recursion gives, where states look ahead."""
+    if not isinstance(net, RecursiveNet) or net.attention != "recursive":
+        return ""
+    n_runs = n_passes / (net.scoring_depth * (net.n_recursions + 1))
+    return f", {n_tokens / n_runs:.2f} tokens per run of the recursion"
 
 
 def _note(text: str) -> None:

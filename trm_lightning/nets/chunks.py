@@ -166,15 +166,8 @@ class RefinedWindow:
 
     def open(self, revealed: Tensor | int = 0) -> tuple[Context, Tensor]:
         """See :meth:`Chunks.open`; here states know the same whatever is ``revealed``."""
-        assert self.net.query is not None
-        size = self.net.chunk_size
-        context = RecursiveContext(self.net, self.positions, self.ahead, size)
-        start = self.net.embed(self.inputs, self.positions)
-        if len(self.ahead):
-            last_known = self.inputs[:, self.ahead // size * size]
-            ahead = self.net.embed(last_known, self.ahead) + self.net.query[self.ahead % size]
-            start = torch.cat((start, ahead), dim=1)
-        return context, start
+        context = RecursiveContext(self.net, self.positions, self.ahead, self.net.chunk_size)
+        return context, start_states(self.net, self.inputs, self.positions, self.ahead)
 
     def by_position(self, y: Tensor) -> Tensor:
         """Return the states (B, T - first, D) that the factorization scores."""
@@ -189,3 +182,23 @@ class RefinedWindow:
             return None
         rows = columns if self.net.factorization == "parallel" else self.parallel_rows[columns]
         return y[:, rows], columns - self.first
+
+
+def start_states(net: "RecursiveNet", inputs: Tensor, positions: Tensor, ahead: Tensor) -> Tensor:
+    """Return what the states of ``attention=recursive`` start from, (B, T + S, D).
+
+    Args:
+        net: the net.
+        inputs: (B, T) the token before each position.
+        positions: (T,) consecutive ones, of the causal states.
+        ahead: (S,) positions of the states that look ahead, in chunks whose first position is
+            among ``positions``.
+    """
+    start = net.embed(inputs, positions)
+    if len(ahead) == 0:
+        return start
+    assert net.query is not None
+    size = net.chunk_size
+    last_known = inputs[:, ahead // size * size - positions[0]]
+    looking = net.embed(last_known, ahead) + net.query[ahead % size]
+    return torch.cat((start, looking), dim=1)

@@ -7,6 +7,7 @@ Shapes: B windows, T tokens, S states, C chunk, D width; R rows, N context token
 """
 
 import copy
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
 
@@ -149,8 +150,9 @@ class RecursiveContext:
     def __init__(self, net: LanguageNet, positions: Tensor, ahead: Tensor, chunk_size: int) -> None:
         self.net = net
         self.n_causal = len(positions)
-        self.rotation = net.rotation(torch.cat((positions, ahead)))
-        self.mask = None if len(ahead) == 0 else ahead_mask(positions, ahead, chunk_size)
+        rows = Rows.of(positions, ahead)
+        self.rotation = net.rotation(rows.positions)
+        self.mask = None if len(ahead) == 0 else visible_rows(rows, rows, chunk_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, T + S, D)."""
@@ -168,14 +170,39 @@ class RecursiveContext:
         return other
 
 
-def ahead_mask(positions: Tensor, ahead: Tensor, chunk_size: int) -> Tensor:
-    """Say what each state may see, (T + S, T + S), True where it may look.
+@dataclass(frozen=True)
+class Rows:
+    """What the states of ``attention=recursive`` stand for.
+
+    Attributes:
+        positions: (N,) of the token that each predicts.
+        ahead: (N,) True for a state that looks ahead.
+    """
+
+    positions: Tensor
+    ahead: Tensor
+
+    @classmethod
+    def of(cls, positions: Tensor, ahead: Tensor) -> "Rows":
+        """Return causal states at ``positions`` (T,), then states that look ``ahead`` (S,)."""
+        is_ahead = torch.ones(len(positions) + len(ahead), dtype=torch.bool, device=ahead.device)
+        is_ahead[: len(positions)] = False
+        return cls(torch.cat((positions, ahead)), is_ahead)
+
+    def followed_by(self, other: "Rows") -> "Rows":
+        """Return these rows, then the ``other`` ones."""
+        return Rows(
+            torch.cat((self.positions, other.positions)), torch.cat((self.ahead, other.ahead))
+        )
+
+
+def visible_rows(rows: Rows, others: Rows, chunk_size: int) -> Tensor:
+    """Say which of the M ``others`` each of N ``rows`` may see, (N, M), True where it may look.
 
     A causal state sees those up to its own. A state that looks ahead sees what the first state of
     its chunk sees, hence knows only tokens before the chunk, so all states of the chunk may see it.
     """
-    chunk = torch.cat((positions, ahead)) // chunk_size
-    known_up_to = torch.cat((positions, ahead // chunk_size * chunk_size))
-    causal = positions <= known_up_to[:, None]
-    same_chunk = chunk[:, None] == ahead // chunk_size
-    return torch.cat((causal, same_chunk), dim=1)
+    chunk, other_chunk = rows.positions // chunk_size, others.positions // chunk_size
+    known_up_to = torch.where(rows.ahead, chunk * chunk_size, rows.positions)
+    causal = others.positions <= known_up_to[:, None]
+    return torch.where(others.ahead, chunk[:, None] == other_chunk, causal)

@@ -156,6 +156,7 @@ def _intervals(entries: list[Entry]) -> Figure:
         )  # fmt: skip
     axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries], color=INK)
     axes.set_ylim(len(entries) - 0.5, -0.6)
+    axes.margins(x=0.12)  # room for the numbers at the ends
     axes.grid(False)
     return figure
 
