@@ -126,7 +126,9 @@ def budget_settings(cfg: DictConfig, run: DictConfig) -> dict[str, float | None]
     limits = dict.fromkeys(map(str, run.budget)) | asked if asked else dict(run.budget)
     every = max(1, round(run.eval_every * cfg.scale)) * run.model.net.get("n_supervision", 1)
     shares = {f"budget.{name}": _share(name, limit, cfg.scale) for name, limit in limits.items()}
-    return {**shares, "eval_every": every}
+    # A run that is killed loses what it did since its last validation at most.
+    saved = min(run.checkpoint_every, every)
+    return {**shares, "eval_every": every, "checkpoint_every": saved}
 
 
 def check_same_text(configs: dict[str, DictConfig]) -> None:
