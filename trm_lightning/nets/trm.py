@@ -192,17 +192,22 @@ class RecursiveNet(LanguageNet):
         Depth 0 is the state that a chunk starts from.
         """
         chunks = open_chunks(self, tokens, first)
-        scores: dict[int, list[Tensor]] = {depth: [] for depth in depths}
-        scored = []
+        n_scored = tokens.shape[1] - first
+        scores: dict[int, Tensor] = {}
         for columns, context, y in chunks.passes():
             unrolled = self.unroll(context, y, torch.zeros_like(y), max(depths))
             answers = [y, *(answer for answer, _ in unrolled)]
-            for depth in scores:
+            for depth in set(depths):
                 states = chunks.by_position(answers[depth])[:, columns]
-                scores[depth].append(torch.log_softmax(self.logits(states).float(), dim=-1))
-            scored.append(columns)
-        order = torch.cat(scored).argsort()
-        return [torch.cat(scores[depth], dim=1)[:, order] for depth in depths]
+                part = torch.log_softmax(self.logits(states).float(), dim=-1)
+                if len(columns) == n_scored:
+                    scores[depth] = part
+                    continue
+                # Filled pass by pass: over a large vocabulary there is room for one copy.
+                if depth not in scores:
+                    scores[depth] = part.new_empty(len(part), n_scored, part.shape[-1])
+                scores[depth][:, columns] = part
+        return [scores[depth] for depth in depths]
 
 
 def _chunk_problems(window_size: int, context_size: int, chunk_size: int) -> list[str]:
