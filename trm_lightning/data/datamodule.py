@@ -12,8 +12,8 @@ from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.data.windows import EvalWindows, Order, TrainBatches, windows_per_epoch
 from trm_lightning.errors import UserError
 
-# A model gives a score for each entry of the vocabulary: so many of them fill 256 MB.
-MAX_SCORES = 1 << 26
+# A model gives a score for each entry of the vocabulary: so many of them fill 128 MB.
+MAX_SCORES = 1 << 25
 
 
 class TextDataModule(LightningDataModule):
