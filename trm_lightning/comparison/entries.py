@@ -10,6 +10,7 @@ from trm_lightning.errors import UserError
 
 FIRST_SEED = 1337
 PARITIES = ("tokens", "seconds", "parameters")
+STUDIES = ("frontier", "recurrence")
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,7 @@ class Entry:
         published: somebody else's best value of the same number.
         metric: name of the score, such as ``val/ppl``; None for what the net is trained for.
         same_runs_as: name of the entry whose runs are read, with another metric.
+        series: name of the curve that the entry is a point of, for a study.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Entry:
     published: float | None = None
     metric: str | None = None
     same_runs_as: str | None = None
+    series: str | None = None
 
     @property
     def runs_of(self) -> str:
@@ -96,6 +99,33 @@ def choose_baseline(name: str | None, entries: list[Entry]) -> str:
             f"There are: {', '.join(names)}.",
         )
     return name or names[0]
+
+
+def check_study(study: str | None, entries: list[Entry]) -> None:
+    """Check that the entries are points of the curves that the study fits.
+
+    Raises:
+        UserError: for an unknown study, entries of no series, or nothing to hold against another.
+    """
+    if study is None:
+        return
+    if study not in STUDIES:
+        raise UserError(
+            f"study={study}: there is no such study{nearest(str(study), STUDIES)}",
+            f"There are: {', '.join(STUDIES)}.",
+        )
+    loose = [entry.name for entry in entries if entry.series is None]
+    if loose:
+        raise UserError(
+            f"study={study} fits curves through series of entries, and these have no `series`: "
+            f"{', '.join(loose)}.",
+            "Give each entry the name of its curve, e.g. series: ar. Folders of runs have none.",
+        )
+    if len({entry.series for entry in entries}) < 2:
+        raise UserError(
+            f"study={study}: every entry is of the series {entries[0].series}.",
+            "A study holds other series against the baseline's.",
+        )
 
 
 def check_budget(cfg: DictConfig) -> None:

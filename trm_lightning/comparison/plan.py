@@ -23,6 +23,7 @@ from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.comparison.entries import (
     Entry,
     check_budget,
+    check_study,
     choose_baseline,
     read_entries,
     read_seeds,
@@ -32,6 +33,7 @@ from trm_lightning.errors import UserError
 # Keys of conf/compare.yaml; what else it has is conf/train.yaml's.
 _OWN_KEYS = {
     "name", "models", "entries", "runs", "seeds", "baseline", "parity", "budget", "scale",
+    "study",
 }  # fmt: skip
 _INSTEAD = {
     "model": "Give models=[ar,trm].",
@@ -92,6 +94,7 @@ def make_plan(cfg: DictConfig, folder: Path, forwarded: list[str], call: Call) -
     entries, seeds = read_entries(cfg), read_seeds(cfg.seeds)
     baseline = choose_baseline(cfg.baseline, entries)
     check_budget(cfg)
+    check_study(cfg.study, entries)
     own = [entry for entry in entries if entry.same_runs_as is None]
     runs, configs = {}, {}
     with _outside_the_job():

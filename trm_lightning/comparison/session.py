@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from trm_lightning.cli.files import write_text
 from trm_lightning.comparison.cost import count_parameters
-from trm_lightning.comparison.entries import choose_baseline
+from trm_lightning.comparison.entries import check_study, choose_baseline
 from trm_lightning.comparison.notes import TOLERANCE, notes_on, parity_reached
 from trm_lightning.comparison.plan import (
     Plan,
@@ -20,6 +20,7 @@ from trm_lightning.comparison.plan import (
 )
 from trm_lightning.comparison.record import Group, check_comparable, group_folders, read_record
 from trm_lightning.comparison.running import train_all
+from trm_lightning.comparison.studies import make_study
 from trm_lightning.comparison.summary import summarise_entries
 from trm_lightning.comparison.table import render
 from trm_lightning.errors import UserError
@@ -43,7 +44,9 @@ def compare(cfg: DictConfig) -> bool:
                 "Give this one another name: name=…",
             )
         groups = group_folders([Path(run) for run in cfg.runs])
-        baseline = choose_baseline(cfg.baseline, [group.entry for group in groups])
+        given = [group.entry for group in groups]
+        baseline = choose_baseline(cfg.baseline, given)
+        check_study(cfg.study, given)
     else:
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
         if cfg.parity == "parameters":
@@ -80,6 +83,7 @@ def write_comparison(
     scale = float(cfg.scale) if trained_here else 1.0
     parity = str(cfg.parity) if trained_here else None
     entries = summarise_entries(groups, baseline)
+    study = make_study(cfg.study, groups, entries)
     ended = [record.results for group in groups for record in group.completed]
     first = ended[0] or {} if ended else {}
     complete = all(record.results is not None for group in groups for record in group.records)
@@ -95,7 +99,8 @@ def write_comparison(
         "parity_reached": parity_reached(entries),
         "scale": scale,
         "entries": entries,
-        "notes": notes_on(groups, entries, parity, scale),
+        "study": study,
+        "notes": notes_on(groups, entries, parity, scale) + (study["notes"] if study else []),
         "command": ["python", "-m", "trm_lightning.compare", *HydraConfig.get().overrides.task],
         "environment": environment(),
     }

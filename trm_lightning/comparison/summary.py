@@ -46,6 +46,7 @@ def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]
                 "name": name,
                 "note": group.entry.note,
                 "published": group.entry.published,
+                "series": group.entry.series,
                 "overrides": list(group.entry.overrides),
                 "is_baseline": name == baseline,
                 **meaning,

@@ -2,12 +2,20 @@
 
 from typing import Any
 
+from trm_lightning.comparison.cells import (
+    NONE,
+    markdown_table,
+    mean_cell,
+    percent_cell,
+    plain_cell,
+)
+from trm_lightning.comparison.study_table import study_parts
+
 NOT_A_LIKELIHOOD = "not a likelihood"
-NONE = "–"
 
 
 def render(comparison: dict[str, Any]) -> str:
-    """Return title, notes and three tables: scores, cost, and seeds side by side."""
+    """Return title, notes and tables: scores, the study if any, cost, and seeds side by side."""
     entries = comparison["entries"]
     n_seeds = max((len(entry["runs"]) for entry in entries), default=0)
     intro = (
@@ -20,6 +28,7 @@ def render(comparison: dict[str, Any]) -> str:
         intro,
         "## Perplexity on validation text",
         _score_table(entries),
+        *study_parts(comparison.get("study")),
         "## Cost",
         _cost_table(entries),
         "## Seeds side by side (best / final)",
@@ -45,16 +54,16 @@ def _score_table(entries: list[dict[str, Any]]) -> str:
                 entry["name"],
                 _score(entry, figures["best"]),
                 _score(entry, figures["final"]),
-                *(_mean(figures.get(f"{k}_difference") if own else None, signed=True)
+                *(mean_cell(figures.get(f"{k}_difference") if own else None, signed=True)
                   for k in ("best", "final")),
-                *(_percent(figures.get(f"{kind}_{of}_improvement_percent") if own else None)
+                *(percent_cell(figures.get(f"{kind}_{of}_improvement_percent") if own else None)
                   for of in ("perplexity", "loss")),
-                _percent(figures["degradation_percent"]),
+                percent_cell(figures["degradation_percent"]),
                 _score(entry, figures["bits_per_character"], digits=3),
                 _score(entry, entry["published"]),
             ]
         )  # fmt: skip
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _cost_table(entries: list[dict[str, Any]]) -> str:
@@ -70,15 +79,15 @@ def _cost_table(entries: list[dict[str, Any]]) -> str:
                 entry["name"],
                 NONE if entry["parameters"] is None else f"{entry['parameters']:,}",
                 NONE if entry["flops_per_token"] is None else f"{entry['flops_per_token']:,.0f}",
-                _mean(figures["tokens"], digits=0),
-                _mean(figures["seconds"], digits=1),
-                _mean(figures["tokens_per_second"], digits=0),
-                _mean(figures["time_ratio"]),
+                mean_cell(figures["tokens"], digits=0),
+                mean_cell(figures["seconds"], digits=1),
+                mean_cell(figures["tokens_per_second"], digits=0),
+                mean_cell(figures["time_ratio"]),
                 _reached(entry, "tokens_to_baseline", 0),
                 _reached(entry, "seconds_to_baseline", 1),
             ]
         )
-    return _markdown(head, rows)
+    return markdown_table(head, rows)
 
 
 def _seed_table(entries: list[dict[str, Any]]) -> str:
@@ -89,10 +98,10 @@ def _seed_table(entries: list[dict[str, Any]]) -> str:
         for run in entry["runs"]:
             cells[run["seed"]] = run["status"]
             if run["status"] == "completed":
-                values = f"{_plain(run['best'])} / {_plain(run['final'])}"
+                values = f"{plain_cell(run['best'])} / {plain_cell(run['final'])}"
                 cells[run["seed"]] = values + _qualifier(entry)
         rows.append([entry["name"], *(cells.get(seed, NONE) for seed in seeds)])
-    return _markdown(["entry", *(f"seed {seed}" for seed in seeds)], rows)
+    return markdown_table(["entry", *(f"seed {seed}" for seed in seeds)], rows)
 
 
 def _all_notes(comparison: dict[str, Any]) -> list[str]:
@@ -108,7 +117,7 @@ def _all_notes(comparison: dict[str, Any]) -> list[str]:
 
 def _score(entry: dict[str, Any], value: Any, digits: int = 2) -> str:
     """A score, never without the words that say what it is if it is no perplexity of the text."""
-    text = _mean(value, digits) if isinstance(value, dict) else _plain(value, digits)
+    text = mean_cell(value, digits) if isinstance(value, dict) else plain_cell(value, digits)
     return text if text == NONE else text + _qualifier(entry)
 
 
@@ -126,35 +135,5 @@ def _reached(entry: dict[str, Any], name: str, digits: int) -> str:
     n_reached = entry["figures"]["reached_baseline"]
     if not n_reached:
         return "not reached"
-    text = _mean(entry["figures"][name], digits)
+    text = mean_cell(entry["figures"][name], digits)
     return text if n_reached == n_runs else f"{text} ({n_reached} of {n_runs} seeds)"
-
-
-def _mean(figure: dict[str, Any] | None, digits: int = 2, signed: bool = False) -> str:
-    if figure is None:
-        return NONE
-    sign = "+" if signed else ""
-    text = f"{figure['mean']:{sign},.{digits}f}"
-    half = figure["half_width"]
-    return text if half is None else f"{text} ± {half:,.{digits}f}"
-
-
-def _percent(figure: dict[str, Any] | None) -> str:
-    text = _mean(figure, digits=1, signed=True)
-    return text if text == NONE else f"{text} %"
-
-
-def _plain(value: float | None, digits: int = 2) -> str:
-    return NONE if value is None else f"{value:,.{digits}f}"
-
-
-def _markdown(head: list[str], rows: list[list[str]]) -> str:
-    head, *rows = [[cell.replace("|", "\\|") for cell in row] for row in [head, *rows]]
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = []
-    for row in [head, rule, *rows]:
-        first = row[0].ljust(widths[0])
-        rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("| " + " | ".join([first, *rest]) + " |")
-    return "\n".join(lines)

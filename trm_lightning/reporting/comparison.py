@@ -21,6 +21,7 @@ from trm_lightning.reporting.document import (
 from trm_lightning.reporting.folders import read_history, read_json
 from trm_lightning.reporting.plots import COLORS, INK, new_axes
 from trm_lightning.reporting.sections import environment_table, verdict_text
+from trm_lightning.reporting.studies import study_numbers, study_section
 
 KEYS = {"name", "status", "entries", "notes", "baseline", "parity", "scale", "command",
         "environment"}  # fmt: skip
@@ -36,10 +37,12 @@ def comparison_report(folder: Path) -> Report:
     """
     content = read_json(folder / "comparison.json", KEYS)
     tables = markdown_tables(render(content))
+    study = content.get("study")  # comparisons of earlier versions lack it
     sections = [
+        *([study_section(study, tables)] if study else []),
         Section("Scores", _SCORES, _interval_pictures(content), tables[:1]),
         Section("Learning curves", _CURVES, _curves(folder, content)),
-        Section("Cost and seeds", tables=tables[1:]),
+        Section("Cost and seeds", tables=tables[-2:]),
         Section("To be known", points=_notes(content)),
         _audits(folder, content),
         Section(
@@ -54,7 +57,7 @@ def comparison_report(folder: Path) -> Report:
         title=f"Comparison {content['name']}",
         subtitle=f"{content['data'] or 'no data yet'}; {len(content['entries'])} entries, "
         f"{n_seeds} seed{'' if n_seeds == 1 else 's'} each{parity}; baseline {content['baseline']}",
-        numbers=_numbers(content),
+        numbers=(study_numbers(study) if study else _numbers(content))[:N_NUMBERS],
         sections=[s for s in sections if s.points or s.tables or s.pictures],
         warning=_warning(content),
     )
