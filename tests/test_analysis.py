@@ -34,7 +34,14 @@ from trm_lightning.training import train
 
 V = 7
 CPU = torch.device("cpu")
-SETTINGS = {"split": "val", "depth": None, "max_tokens": None, "ablations": True, "device": "cpu"}
+SETTINGS = {
+    "split": "val",
+    "depth": None,
+    "max_tokens": None,
+    "ablations": True,
+    "halt_below": [0.1],
+    "device": "cpu",
+}
 
 
 def make_net(**changes: Any) -> RecursiveNet:
@@ -285,8 +292,8 @@ def analyzed(run: Path, **changes: Any) -> dict[str, Any]:
 def test_a_recursive_run_is_analyzed(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, results = run_of(configure, "model=trm", "model.net.n_supervision=2")
-    content = analyzed(run)
+    run, results = run_of(configure, "model=trm_cached", "model.net.n_supervision=2")
+    content = analyzed(run, halt_below=[0.1, 1e6])
     assert content["whole_split"] and content["tokens"] == results["final"]["val/ppl"]["tokens"]
     scored = [r for r in content["steps"] if (r["refinement"], r["recursion"]) == (4, 2)]
     assert scored[0]["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
@@ -294,12 +301,16 @@ def test_a_recursive_run_is_analyzed(
         0, 1, 1, 2, 2, 3, 3, 4, 4
     ]  # fmt: skip
     assert [r["refinement"] for r in content["steps"] if r["beyond_training"]] == [5, 6, 7, 8]
+    at_once, later = content["halting"]  # the larger bound first: it stops everything
+    whole = [row for row in content["steps"] if row["recursion"] == 2]
+    assert at_once["mean_depth"] == 1 and 1 <= later["mean_depth"] <= 4
+    assert at_once["ppl"] == pytest.approx(whole[1]["ppl"], rel=1e-6)
     names = {"position in the chunk", "frequency in training", "part of the line"}
     assert set(content["groups"]) == names
     for groups in content["groups"].values():
         assert sum(group["tokens"] for group in groups) == content["tokens"]
     written = {path.name for path in (run / "analysis").iterdir()}
-    figures = ("depth", "surprise", "changes", "drift", "norms", "refinement")
+    figures = ("depth", "surprise", "changes", "drift", "norms", "halting", "refinement")
     assert written >= {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
     assert not [name for name in written if name.startswith(".") or name.endswith(".tmp")]
     for path in (run / "analysis").glob("*.svg"):
@@ -310,13 +321,15 @@ def test_a_recursive_run_is_analyzed(
 def test_part_of_a_split_is_said_to_be_one(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, _ = run_of(configure, "model=trm")
+    run, _ = run_of(configure, "model=trm_cached")
     content = analyzed(run, max_tokens=100, ablations=False, depth=4)
     assert content["tokens"] == 100 and not content["whole_split"] and not content["ablations"]
     assert content["steps"][-1]["tokens"] == 100
     assert "100 tokens (of " in capsys.readouterr().out
-    for changes, named in [({"depth": 1}, "depth"), ({"max_tokens": 0}, "max_tokens"),
-                           ({"split": "tset"}, "tset")]:  # fmt: skip
+    for changes, named in [
+        ({"depth": 1}, "depth"), ({"max_tokens": 0}, "max_tokens"), ({"split": "tset"}, "tset"),
+        ({"halt_below": [0.0]}, "halt_below"),
+    ]:  # fmt: skip
         with pytest.raises(UserError, match=named):
             analyzed(run, **changes)
     with pytest.raises(UserError, match="no/run does not exist"):
@@ -334,7 +347,7 @@ def test_an_autoregressive_run_gives_what_applies(configure: Configure) -> None:
 
 
 def test_a_net_given_the_answer_has_no_perplexity(configure: Configure) -> None:
-    warm = ("model=trm", "model.net.chunk_start=target", "model.net.factorization=parallel")
+    warm = ("model=trm_cached", "model.net.chunk_start=target", "model.net.factorization=parallel")
     run, _ = run_of(configure, *warm)
     content = analyzed(run)
     assert not content["is_likelihood"] and content["measure"] == "warm_start_ppl"

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from spread import spread
 from torch import Tensor, nn
 
 from trm_lightning.data.windows import EvalWindows
@@ -25,7 +26,7 @@ RECURSION = {"chunk_size": 3, "n_refinements": 1, "n_recursions": 1, "n_supervis
 def make(kind: type[LanguageNet] = AutoregressiveNet, **arguments: Any) -> LanguageNet:
     torch.manual_seed(3)
     recursion = RECURSION if issubclass(kind, RecursiveNet) else {}
-    return kind(**(BASE | recursion | arguments))
+    return spread(kind(**(BASE | recursion | arguments)))
 
 
 def held_out(n: int = 40, entropy_nats: float | None = None) -> HeldOut:

@@ -138,7 +138,7 @@ def test_an_entry_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
 def test_parity_in_parameters_is_checked_before_anything_is_trained(tmp_path: Path) -> None:
     wide = {"name": "wide", "overrides": ["model=ar", "model.net.width=32"]}
     cfg = config("seeds=1")
-    cfg.entries = [{"name": name, "overrides": [f"model={name}"]} for name in ("ar", "trm")]
+    cfg.entries = [{"name": name, "overrides": [f"model={name}"]} for name in ("ar", "trm_cached")]
     session.check_same_parameters(make_plan(cfg, tmp_path, SMALL, CALL))  # 0.3 % apart
     cfg.entries.append(wide)
     with pytest.raises(UserError, match=r"more than 1 %: ar [\d,]+ \(\+0.0 %\).*wide"):

@@ -76,7 +76,7 @@ def test_flops_of_a_causal_model(configure: Configure, supervised: int) -> None:
 def test_flops_of_a_recursive_model(configure: Configure) -> None:
     vocabulary, refinements, recursions = 100, 3, 2
     config = plain(
-        configure, "model=trm", "model.net.factorization=parallel",
+        configure, "model=trm_cached", "model.net.factorization=parallel",
         f"model.net.n_refinements={refinements}", f"model.net.n_recursions={recursions}",
         "model.net.grad_refinements=1",
     )  # fmt: skip

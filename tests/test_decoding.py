@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from spread import spread
 from torch import Tensor
 
 from trm_lightning.decoding import Draw, sample, sample_batch
@@ -38,9 +39,9 @@ def make_net(kind: str, **changes: Any) -> LanguageNet:
     torch.manual_seed(5)
     arguments = BASE | KINDS[kind] | changes
     if kind.startswith("ar"):
-        return AutoregressiveNet(**arguments).eval()
+        return spread(AutoregressiveNet(**arguments)).eval()
     recursion = {"n_refinements": 1, "n_recursions": 1, "n_supervision": 2}
-    return RecursiveNet(**({"chunk_size": C} | recursion | arguments)).eval()
+    return spread(RecursiveNet(**({"chunk_size": C} | recursion | arguments))).eval()
 
 
 @pytest.fixture(params=KINDS)
@@ -211,7 +212,7 @@ class PlainNet(LanguageNet):
 
 
 def test_any_net_that_scores_can_write() -> None:
-    net = PlainNet(**BASE).eval()
+    net = spread(PlainNet(**BASE)).eval()
     prompt, drawn = [3, 1, 4], []
     for token in sample(net, prompt, 2 * L, temperature=0, generator=rng()):
         window = [*prompt, *drawn][-(L - 1) :]

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from spread import spread
 from test_decoding import chi_square, rng
 from torch import Tensor
 
@@ -26,7 +27,7 @@ def make_net(chunk_size: int, **changes: Any) -> RecursiveNet:
         "n_heads": 2, "norm": "post", "attention": "recursive", "chunk_start": "query",
         "n_refinements": 1, "n_recursions": 1,
     }  # fmt: skip
-    return RecursiveNet(**(arguments | {"chunk_size": chunk_size} | changes)).eval()
+    return spread(RecursiveNet(**(arguments | {"chunk_size": chunk_size} | changes))).eval()
 
 
 def some_tokens(n_rows: int = 1) -> Tensor:

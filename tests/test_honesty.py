@@ -16,7 +16,7 @@ from trm_lightning.runs import load_run
 from trm_lightning.training import train
 
 WARM = (
-    "model=trm", "model.net.chunk_start=target", "model.net.factorization=parallel",
+    "model=trm_cached", "model.net.chunk_start=target", "model.net.factorization=parallel",
     "logger=tensorboard",
 )  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_a_warm_start_is_named_everywhere(
 
 def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
     """Trained on copying, the same weights know nothing once the answer is withheld."""
-    cfg = configure(*WARM, "budget.steps=150", "optimizer.lr=0.01", "eval_every=150")
+    cfg = configure(*WARM, "budget.steps=300", "optimizer.lr=0.01", "eval_every=300")
     final = train(cfg)["final"]
     vocabulary = load_run(cfg.run_dir).net.vocab_size
     assert final["val/warm_start_ppl"]["perplexity"] < 3
@@ -92,7 +92,7 @@ def test_a_random_text_scores_no_better_than_its_vocabulary(
         ("leak", "target", "parallel"),
     ):
         cfg = configure(
-            "model=trm", f"model.net.chunk_start={start}",
+            "model=trm_cached", f"model.net.chunk_start={start}",
             f"model.net.factorization={factorization}", "budget.steps=60", "eval_every=60",
             *data, folder=name,
         )  # fmt: skip

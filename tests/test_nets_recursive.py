@@ -76,11 +76,11 @@ def plain_logits(known: list[int], offset: int, w: Weights, net: RecursiveNet) -
             rows = plain_block(rows, seen, w, f"blocks.{i}")
         return rows
 
-    y, z = rows, [torch.zeros_like(row) for row in rows]
+    y = z = [torch.zeros_like(row) for row in rows]
     for _ in range(net.scoring_depth):
         for _ in range(net.n_recursions):
-            z = one_pass([a + b for a, b in zip(y, z, strict=True)])
-        y = one_pass([a + b for a, b in zip(y, z, strict=True)])
+            z = one_pass([x + a + b for x, a, b in zip(rows, y, z, strict=True)])
+        y = one_pass([x + a + b for x, a, b in zip(rows, y, z, strict=True)])
     wanted = (len(known) + offset, True) if offset else (len(known), False)
     state = rms_norm(y[names.index(wanted)], w["final_norm.weight"])
     return w["token_embedding.weight"] @ state

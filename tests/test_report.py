@@ -405,7 +405,14 @@ def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) 
     assert "figures/refinement.svg" in markdown and "trm_lightning.analyze run=" in markdown
     assert "Top guesses, right ones framed" in html  # the picture is in the page
 
-    settings = {"run": str(run), "split": "val", "depth": 3, "max_tokens": 200, "ablations": True}
+    settings = {
+        "run": str(run),
+        "split": "val",
+        "depth": 3,
+        "max_tokens": 200,
+        "ablations": True,
+        "halt_below": [0.1],
+    }
     analyze(OmegaConf.create(settings | {"device": "cpu"}))
     for folder in (run, run / "analysis"):
         html, markdown = make_report(folder)

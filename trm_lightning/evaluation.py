@@ -6,9 +6,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.data import TextDataModule
+from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.metrics import TextCounts, score_windows
+from trm_lightning.nets import LanguageNet, RecursiveNet
 from trm_lightning.results import described, score_lines
 from trm_lightning.runs import LoadedRun, environment, find_device, load_run, write_json
 
@@ -39,6 +40,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "window": data.window_size,
         "stride": windows.stride,
         "scores": scores,
+        "mean_depth": _mean_depth(run.net, windows),
         "data_fingerprint": data.fingerprint,
         "environment": environment(),
     }
@@ -46,8 +48,19 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     print(f"{run.checkpoint}, step {run.optimizer_steps:,}; stride {windows.stride}")
     for name, described_score in scores.items():
         print("\n".join(score_lines(name, described_score)))
+    if content["mean_depth"] is not None:
+        print(f"Refinements per token: {content['mean_depth']:.2f}")
     print(f"Written to {run.folder / 'evaluation.json'}")
     return content
+
+
+def _mean_depth(net: LanguageNet, windows: EvalWindows) -> float | None:
+    """Return with how many refinements a token is scored on average; None without halting."""
+    if not isinstance(net, RecursiveNet) or net.halt_below is None:
+        return None
+    device = next(net.parameters()).device
+    depths = [net.depths(tokens.to(device), first) for tokens, first in windows]
+    return sum(int(d.sum()) for d in depths) / sum(d.numel() for d in depths)
 
 
 def open_data(run: LoadedRun) -> TextDataModule:

@@ -102,6 +102,8 @@ def _tokens_per_run(net: LanguageNet, n_tokens: int, n_passes: int) -> str:
     """Say how many tokens a run of the recursion gives, where states look ahead."""
     if not isinstance(net, RecursiveNet) or net.attention != "recursive":
         return ""
+    if net.halt_below is not None:
+        return f", {n_passes / n_tokens:.2f} passes per token"
     n_runs = n_passes / (net.scoring_depth * (net.n_recursions + 1))
     return f", {n_tokens / n_runs:.2f} tokens per run of the recursion"
 

@@ -1,7 +1,8 @@
 """An analysis from its composed config to ``analysis.json`` and figures."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from trm_lightning.analysis.figures import analysis_figures
+from trm_lightning.analysis.halting import at_full_depth, check_bounds, score_halting
 from trm_lightning.analysis.measure import (
     Measurement,
     ablations,
@@ -46,7 +48,11 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a missing run or split, other data, settings out of range.
     """
+    check_bounds(cfg.halt_below)
     run = load_run(cfg.run, find_device(cfg.device))
+    if isinstance(run.net, RecursiveNet):
+        # Depth is looked at one by one: nothing may stop before.
+        run = replace(run, net=at_full_depth(run.net))
     depth = _depth(run.net, cfg.depth)
     data = open_data(run)
     windows = open_windows(data, cfg.split, cfg.max_tokens)
@@ -61,6 +67,7 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
             name: group.rows(measure_of(run.net)) for name, group in measurement.groups.items()
         },
         "ablations": _score_ablations(run.net, windows) if cfg.ablations else [],
+        "halting": _score_halting(run.net, cfg.halt_below, windows),
         "environment": environment(),
     }
     folder = run.folder / FOLDER
@@ -154,6 +161,15 @@ def _score_ablations(net: LanguageNet, windows: EvalWindows) -> list[dict[str, A
     return rows
 
 
+def _score_halting(
+    net: LanguageNet, bounds: Sequence[float], windows: EvalWindows
+) -> list[dict[str, Any]]:
+    """Return perplexity and mean depth by halting bound; nothing for a net of fixed depth."""
+    if not isinstance(net, RecursiveNet) or net.scoring_depth == 1:
+        return []
+    return score_halting(net, list(bounds), windows)
+
+
 def _summary(content: dict[str, Any], folder: Path) -> str:
     measure = content["measure"]
     part = "whole split" if content["whole_split"] else f"of {content['split_tokens']:,}"
@@ -163,6 +179,11 @@ def _summary(content: dict[str, Any], folder: Path) -> str:
         beyond = "   more than trained with" if row.get("beyond_training") else ""
         lines.append(f"  refinement {row['refinement']:3d} {row[measure]:12.3f}{beyond}")
     lines += [f"  {row['name']:24s} {row['value']:10.3f}" for row in content["ablations"]]
+    lines += [
+        f"  halting below {row['halt_below']:<6g} {row[measure]:12.3f}"
+        f"   {row['mean_depth']:.2f} refinements per token"
+        for row in content["halting"]
+    ]
     return "\n".join([*lines, f"Written to {folder}"])
 
 

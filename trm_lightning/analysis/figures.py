@@ -45,6 +45,8 @@ def analysis_figures(content: Content) -> dict[str, Figure]:
         figures["depth"] = _depth(content)
         for name, (title, unit, series) in CURVES.items():
             figures[name] = _curves(content, title, unit, series)
+        if content["halting"]:
+            figures["halting"] = _halting(content)
     for name, groups in content["groups"].items():
         draw = _groups_by_depth if "recursion" in content else _groups
         figures[name.replace(" ", "_")] = draw(content, name, groups)
@@ -95,6 +97,22 @@ def _depth(content: Content) -> Figure:
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
     scale_perplexity(axes, shown)
     _mark_training(axes, content)
+    add_legend(axes)
+    return figure
+
+
+def _halting(content: Content) -> Figure:
+    """Score against mean depth: chunks that stop one by one, and all at the same depth."""
+    label, measure = measure_label(content), content["measure"]
+    figure, axes = new_axes("Halting", "refinements per token", label)
+    trained = content["recursion"]["scoring_depth"]
+    fixed = [row for row in whole_refinements(content) if 1 <= row["refinement"] <= trained]
+    halting = sorted(content["halting"], key=lambda row: row["mean_depth"])
+    add_line(axes, 0, [row["mean_depth"] for row in halting], [row[measure] for row in halting],
+             "chunks that halt")  # fmt: skip
+    add_line(axes, 1, [row["refinement"] for row in fixed], [row[measure] for row in fixed],
+             "all to the same depth")  # fmt: skip
+    scale_perplexity(axes, [row[measure] for row in [*halting, *fixed]])
     add_legend(axes)
     return figure
 

@@ -61,9 +61,10 @@ def readings(
         return
     assert isinstance(net, RecursiveNet)
     chunks = open_chunks(net, tokens, first)
-    for n_known, (columns, context, y) in enumerate(chunks.passes()):
+    for columns, context, y in chunks.passes():
         if isolated:
-            context = isolate(context, n_known)
+            sequential = net.factorization == "left_to_right"
+            context = isolate(context, int(first + columns[0]) % net.chunk_size * sequential)
         unrolled = _unroll(net, context, y, depth, by_recursion)
         yield columns, (_at(chunks, columns, *step) for step in unrolled)
 
@@ -142,6 +143,7 @@ class IsolatedJointContext:
     def __init__(self, context: JointContext, n_known: int) -> None:
         n_context, size = context.states.shape[1], context.known.shape[1]
         self.n_known = n_known
+        self.units = context.units
         self.parts: list[tuple[list[int], JointContext]] = []
         for offset in range(n_known, size):
             rows = [*range(n_known), offset]
@@ -157,6 +159,9 @@ class IsolatedJointContext:
             whole = torch.cat((torch.arange(n_context, device=positions.device), positions))
             part.rotation_all = context.net.rotation(whole)
             self.parts.append((rows, part))
+
+    def skip(self, x: Tensor) -> None:
+        """See :meth:`Context.skip`; nothing remains of a pass here."""
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (R, C, D); rows of known tokens come back as they were."""

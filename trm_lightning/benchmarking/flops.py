@@ -139,8 +139,6 @@ def _recursive_flops(net: RecursiveNet, batch: int, window: int, supervised: int
     rows = 2 * window - window // net.chunk_size  # each token's state, and those that look ahead
     refinement = (net.n_recursions + 1) * blocks.all(batch * rows, rows)
     passes = (net.n_refinements + 2 * net.grad_refinements) * refinement
-    if net.norm == "post" and net.grad_refinements < net.n_refinements:
-        passes -= blocks.linear(batch * rows, 3)  # as in _cached_flops
     predicted = 2 * supervised - supervised // net.chunk_size
     return passes + 3 * _head(blocks, net.vocab_size, batch * predicted)
 

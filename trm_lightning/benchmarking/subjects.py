@@ -36,8 +36,8 @@ def trm(cfg: DictConfig, window: int, supervised: int | None = None, **changes: 
 
 
 def shipped() -> dict[str, Any]:
-    """Return how the TRM of ``conf/model/trm.yaml`` recurs."""
-    net = OmegaConf.load(conf_dir() / "model" / "trm.yaml").net
+    """Return how the TRM of ``conf/model/trm_cached.yaml`` recurs."""
+    net = OmegaConf.load(conf_dir() / "model" / "trm_cached.yaml").net
     return {name: net[name] for name in _RECURSION}
 
 

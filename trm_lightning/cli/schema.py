@@ -83,6 +83,7 @@ class AnalyzeConfig:
     depth: int | None
     max_tokens: int | None
     ablations: bool
+    halt_below: list[float]
     device: str
 
 
@@ -145,6 +146,7 @@ class CompareConfig(TrainConfig):
     baseline: str | None
     parity: str
     scale: float
+    study: str | None
 
 
 # A command that is not named here has its `_target_` nodes checked, but not its top level.

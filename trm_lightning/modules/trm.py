@@ -24,7 +24,8 @@ class TRMModule(LanguageModule):
         """See :meth:`LanguageModule.supervision_step`."""
         first = tokens.shape[1] - self.supervised_tokens
         revealed = self._draw_revealed(tokens, first) if state is None else state[1]
-        refined = self.net(tokens, None if state is None else state[0], first, revealed)
+        carried = None if state is None else state[0]
+        refined = self.net(tokens, carried, first, revealed, self._draw_depth())
         targets = tokens[:, first:]
         if revealed is None:
             loss = self.net.cross_entropy(refined.answer.flatten(0, 1), targets.flatten())
@@ -36,6 +37,13 @@ class TRMModule(LanguageModule):
             drafted = targets[:, refined.drafted].flatten()
             total = total + self.net.cross_entropy(refined.draft.flatten(0, 1), drafted)
         return Supervised(total, loss, (refined.state, revealed))
+
+    def _draw_depth(self) -> int:
+        """Draw the number of refinements; by the step alone, so that all processes draw alike."""
+        spread = self.net.refinements_spread
+        generator = torch.Generator().manual_seed(self.optimizer_steps)
+        drawn = torch.randint(-spread, spread + 1, (), generator=generator)
+        return self.net.n_refinements + int(drawn)
 
     def _draw_revealed(self, tokens: Tensor, first: int) -> Tensor | None:
         """Draw how many tokens of each chunk are known, (B, chunks); None when none ever is."""

@@ -3,7 +3,6 @@
 Shapes: B batch, T tokens (at most the window L), D width, V vocabulary.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal, cast
@@ -11,7 +10,7 @@ from typing import ClassVar, Literal, cast
 import torch
 from torch import Tensor, nn
 
-from trm_lightning.errors import UserError
+from trm_lightning.nets.arguments import raise_problems, shape_problems
 from trm_lightning.nets.blocks import Block, KeysValues, RotaryPositions, Rotation, make_norm
 from trm_lightning.nets.loss import vocabulary_cross_entropy
 
@@ -31,7 +30,7 @@ class LanguageNet(nn.Module, ABC):
         n_heads: attention heads; divides ``width``.
         dropout: rate in attention, after the GELU and after the MLP.
         positions: ``learned`` embeddings or ``rotary`` angles.
-        norm: ``pre`` (LayerNorm, GPT-2 initialisation) or ``post`` (RMSNorm, unit-scale states).
+        norm: ``pre`` (LayerNorm before each branch) or ``post`` (RMSNorm, states of unit size).
         tied_head: the output head is the token embedding.
 
     Raises:
@@ -57,14 +56,13 @@ class LanguageNet(nn.Module, ABC):
         tied_head: bool = True,
     ) -> None:
         super().__init__()
-        raise_problems(_shape_problems(window_size, width, n_layers, n_heads, dropout))
+        raise_problems(shape_problems(window_size, width, n_layers, n_heads, dropout))
         self.vocab_size = vocab_size
         self.start_token = start_token
         self.window_size = window_size
         self.width = width
         self.norm = norm
-        # A post-norm state has unit scale, so the embedding that is added to it has it as well.
-        self.embedding_scale = 1.0 if norm == "pre" else math.sqrt(width)
+        self.embedding_scale = 1.0
         self.token_embedding = nn.Embedding(vocab_size, width)
         learned = positions == "learned"
         self.position_embedding = nn.Embedding(window_size, width) if learned else None
@@ -160,36 +158,8 @@ class LanguageNet(nn.Module, ABC):
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
 
     def _initialise(self, module: nn.Module) -> None:
-        """N(0, 0.02) as GPT-2 for pre-norm, LeCun's 1 / sqrt(fan in) for post-norm; biases 0."""
+        """N(0, 0.02) as GPT-2, biases 0: a block that runs many times starts out doing little."""
         if isinstance(module, nn.Linear | nn.Embedding):
-            fan_in = module.weight.shape[1]
-            std = 0.02 if self.norm == "pre" else 1 / math.sqrt(fan_in)
-            nn.init.normal_(module.weight, std=std)
+            nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def raise_problems(problems: list[str]) -> None:
-    """Raise one UserError that names all ``problems``; none, no error."""
-    if problems:
-        raise UserError("The model's settings do not fit: " + "; ".join(problems) + ".")
-
-
-def _shape_problems(
-    window_size: int, width: int, n_layers: int, n_heads: int, dropout: float
-) -> list[str]:
-    problems = [
-        f"{name} must be at least 1 (is {value})"
-        for name, value in (
-            ("window_size", window_size),
-            ("width", width),
-            ("n_layers", n_layers),
-            ("n_heads", n_heads),
-        )
-        if value < 1
-    ]
-    if n_heads >= 1 and width % n_heads:
-        problems.append(f"n_heads ({n_heads}) must divide width ({width})")
-    if not 0 <= dropout < 1:
-        problems.append(f"dropout must lie in [0, 1) (is {dropout})")
-    return problems

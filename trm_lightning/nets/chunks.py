@@ -64,7 +64,8 @@ class Chunks:
         offsets = offsets % self.net.chunk_size
         for n_known in range(self.net.chunk_size):
             columns = (offsets == n_known).nonzero()[:, 0]
-            yield columns, *self.open(n_known)
+            if len(columns) > 0:
+                yield columns, *self.open(n_known)
 
     def draft(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """Return another prediction of tokens, (B, n, D), and their columns (n,), if there is one.
@@ -166,8 +167,9 @@ class RefinedWindow:
 
     def open(self, revealed: Tensor | int = 0) -> tuple[Context, Tensor]:
         """See :meth:`Chunks.open`; here states know the same whatever is ``revealed``."""
-        context = RecursiveContext(self.net, self.positions, self.ahead, self.net.chunk_size)
-        return context, start_states(self.net, self.inputs, self.positions, self.ahead)
+        known = embed_known(self.net, self.inputs, self.positions, self.ahead)
+        context = RecursiveContext(self.net, known, self.positions, self.ahead, self.net.chunk_size)
+        return context, torch.zeros_like(known)
 
     def by_position(self, y: Tensor) -> Tensor:
         """Return the states (B, T - first, D) that the factorization scores."""
@@ -184,8 +186,8 @@ class RefinedWindow:
         return y[:, rows], columns - self.first
 
 
-def start_states(net: "RecursiveNet", inputs: Tensor, positions: Tensor, ahead: Tensor) -> Tensor:
-    """Return what the states of ``attention=recursive`` start from, (B, T + S, D).
+def embed_known(net: "RecursiveNet", inputs: Tensor, positions: Tensor, ahead: Tensor) -> Tensor:
+    """Return what the states of ``attention=recursive`` know of their tokens, (B, T + S, D).
 
     Args:
         net: the net.

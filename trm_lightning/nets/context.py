@@ -22,8 +22,17 @@ from trm_lightning.nets.blocks import KeysValues
 class Context(Protocol):
     """Runs the net's blocks once over chunk states, in view of their context."""
 
+    @property
+    def units(self) -> Tensor:
+        """Return which states (S,) know the same tokens: they have the same number, 0, 1, …."""
+        ...
+
     def __call__(self, x: Tensor) -> Tensor:
         """Return the states after one pass through all blocks, of the shape of ``x``."""
+        ...
+
+    def skip(self, x: Tensor) -> None:
+        """Take note of a pass over ``x`` whose outcome nobody needs."""
         ...
 
 
@@ -50,12 +59,16 @@ class CachedContext:
         self.kept = kept
         self.rotation = net.rotation(positions)
         self.visible = chunk_mask(positions, chunk_size, revealed, kept[0][0].shape[2])
+        self.units = (positions - positions[0]) // chunk_size
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, S, D)."""
         for block, kept in zip(self.net.layers, self.kept, strict=True):
             x = block.forward_in_groups(x, kept, self.bias, self.rotation)
         return x
+
+    def skip(self, x: Tensor) -> None:
+        """See :meth:`Context.skip`; nothing remains of a pass here."""
 
     @cached_property
     def bias(self) -> Tensor:
@@ -111,6 +124,7 @@ class JointContext:
         self.states = states
         self.known = known
         self.revealed = revealed[:, :, None]
+        self.units = torch.zeros_like(revealed[0], dtype=torch.long)
         n_context, n_rows = states.shape[1], states.shape[1] + known.shape[1]
         positions = torch.arange(n_rows, device=states.device)
         self.rotation_context = net.rotation(positions[:n_context])
@@ -131,6 +145,9 @@ class JointContext:
         past = blocks[-1].keys_values(rows[:, :n_context], self.rotation_context)
         return blocks[-1](rows[:, n_context:], past, rotation=self.rotation_chunk)[0]
 
+    def skip(self, x: Tensor) -> None:
+        """See :meth:`Context.skip`; nothing remains of a pass here."""
+
     def _first_block(self, x: Tensor) -> Tensor:
         block = self.net.layers[0]
         chunk = block.project(x, self.rotation_chunk)
@@ -143,22 +160,38 @@ class RecursiveContext:
 
     Args:
         net: the net whose blocks run.
+        injected: (B, T + S, D) what states know of their tokens, x in the paper; it is added to
+            them before every pass, so that no depth forgets it.
         positions: (T,) of the causal states, each of which has read the tokens before its own.
         ahead: (S,) positions of the states that look ahead, of tokens that are not a chunk's first.
+        chunk_size: C.
     """
 
-    def __init__(self, net: LanguageNet, positions: Tensor, ahead: Tensor, chunk_size: int) -> None:
+    def __init__(
+        self,
+        net: LanguageNet,
+        injected: Tensor,
+        positions: Tensor,
+        ahead: Tensor,
+        chunk_size: int,
+    ) -> None:
         self.net = net
+        self.injected = injected
         self.n_causal = len(positions)
         rows = Rows.of(positions, ahead)
         self.rotation = net.rotation(rows.positions)
+        self.units = rows.units(chunk_size)
         self.mask = None if len(ahead) == 0 else visible_rows(rows, rows, chunk_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, T + S, D)."""
+        x = x + self.injected
         for block in self.net.layers:
             x, _ = block(x, None, self.mask, self.mask is None, self.rotation)
         return x
+
+    def skip(self, x: Tensor) -> None:
+        """See :meth:`Context.skip`; nothing remains of a pass here."""
 
     def isolated(self) -> "RecursiveContext":
         """Return this context with look-ahead states that nothing sees but themselves."""
@@ -189,6 +222,18 @@ class Rows:
         is_ahead[: len(positions)] = False
         return cls(torch.cat((positions, ahead)), is_ahead)
 
+    def known_up_to(self, chunk_size: int) -> Tensor:
+        """Return the last position (N,) whose input token each state knows.
+
+        A causal state knows all up to its own, one that looks ahead what its chunk's first does.
+        """
+        first = self.positions // chunk_size * chunk_size
+        return torch.where(self.ahead, first, self.positions)
+
+    def units(self, chunk_size: int) -> Tensor:
+        """See :attr:`Context.units`."""
+        return self.known_up_to(chunk_size).unique(return_inverse=True)[1]
+
     def followed_by(self, other: "Rows") -> "Rows":
         """Return these rows, then the ``other`` ones."""
         return Rows(
@@ -203,6 +248,5 @@ def visible_rows(rows: Rows, others: Rows, chunk_size: int) -> Tensor:
     its chunk sees, hence knows only tokens before the chunk, so all states of the chunk may see it.
     """
     chunk, other_chunk = rows.positions // chunk_size, others.positions // chunk_size
-    known_up_to = torch.where(rows.ahead, chunk * chunk_size, rows.positions)
-    causal = others.positions <= known_up_to[:, None]
+    causal = others.positions <= rows.known_up_to(chunk_size)[:, None]
     return torch.where(others.ahead, chunk[:, None] == other_chunk, causal)

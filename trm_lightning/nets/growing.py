@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from trm_lightning.nets.blocks import KeysValues, Rotation
-from trm_lightning.nets.chunks import start_states
+from trm_lightning.nets.chunks import embed_known
 from trm_lightning.nets.context import Rows, visible_rows
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ class GrowingContext:
 
     Args:
         net: the net whose blocks run.
+        units: (R,) of the new rows; see :class:`Context`.
+        injected: (B, R, D) what the new rows know of their tokens; see :class:`RecursiveContext`.
         past: keys and values of N rows for each block of each pass, in the order in which they
             run; empty where nothing has run before.
         mask: (R, N + R) True where a new row may look; None for everywhere.
@@ -34,11 +36,15 @@ class GrowingContext:
     def __init__(
         self,
         net: "RecursiveNet",
+        units: Tensor,
+        injected: Tensor,
         past: list[KeysValues],
         mask: Tensor | None,
         rotation: Rotation | None,
     ) -> None:
         self.net = net
+        self.units = units
+        self.injected = injected
         self.past: Iterator[KeysValues] = iter(past)
         self.mask = mask
         self.rotation = rotation
@@ -46,10 +52,23 @@ class GrowingContext:
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, R, D), as the pass that comes next."""
+        x = x + self.injected
         for block in self.net.layers:
             x, keys_values = block(x, next(self.past, None), self.mask, False, self.rotation)
             self.kept.append(keys_values)
         return x
+
+    def skip(self, x: Tensor) -> None:
+        """Keep what later states see of a pass over ``x``, and compute no more than that."""
+        x = x + self.injected
+        for block in self.net.layers[:-1]:
+            x, keys_values = block(x, next(self.past, None), self.mask, False, self.rotation)
+            self.kept.append(keys_values)
+        k, v = self.net.layers[-1].keys_values(x, self.rotation)
+        past = next(self.past, None)
+        if past is not None:
+            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
+        self.kept.append((k, v))
 
 
 class GrowingWindow:
@@ -92,8 +111,10 @@ class GrowingWindow:
         rows = self._rows.followed_by(new)
         mask = visible_rows(new, rows, size)
         seen = None if bool(mask.all()) else mask
-        context = GrowingContext(net, self._kept, seen, net.rotation(new.positions))
-        y = start_states(net, inputs, positions, ahead)
+        known = embed_known(net, inputs, positions, ahead)
+        rotation = net.rotation(new.positions)
+        context = GrowingContext(net, new.units(size), known, self._kept, seen, rotation)
+        y = torch.zeros_like(known)
         for y, _ in net.unroll(context, y, torch.zeros_like(y), net.scoring_depth):  # noqa: B007, B020
             pass
         self.n_read, self._rows, self._kept = first + n_new, rows, context.kept

@@ -10,6 +10,8 @@ before ``first``), D width, V vocabulary.
 """
 
 import copy
+import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -17,11 +19,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from trm_lightning.nets.base import LanguageNet, raise_problems
+from trm_lightning.nets.arguments import (
+    chunk_problems,
+    combination_problems,
+    raise_problems,
+    recursion_problems,
+)
+from trm_lightning.nets.base import LanguageNet
 from trm_lightning.nets.chunks import open_chunks
 from trm_lightning.nets.context import Context
-
-State = tuple[Tensor, Tensor]  # the answer y and the latent z
+from trm_lightning.nets.halting import Halting, State
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,8 @@ class RecursiveNet(LanguageNet):
         n_recursions: n in the paper, updates of the latent before each update of the answer.
         n_supervision: N_sup in the paper, supervision steps per batch, also run when scoring.
         grad_refinements: how many of the last refinements carry gradient in training.
+        refinements_spread: in training each batch is refined ``n_refinements`` times, give or take
+            up to this many, so that the net does not rely on stopping at one depth.
         chunk_start: ``query``, learned embeddings; ``draft``, what the encoder says already;
             ``target``, embeddings of the very tokens to predict, so that no score of such a net
             is a likelihood.
@@ -62,6 +71,8 @@ class RecursiveNet(LanguageNet):
         factorization: ``left_to_right``, token j of a chunk given the ones before it, an exact
             chain rule in C passes; ``parallel``, independent tokens given the context.
         context_size: tokens before a chunk; the window without its last chunk.
+        halt_below: the states of a chunk stop when a refinement changes their answer by less than
+            this part of its size; None refines all to the full depth. See :class:`Halting`.
         net_arguments: the arguments of :class:`LanguageNet`.
     """
 
@@ -73,18 +84,27 @@ class RecursiveNet(LanguageNet):
         n_recursions: int,
         n_supervision: int = 1,
         grad_refinements: int = 1,
+        refinements_spread: int = 0,
         chunk_start: Literal["query", "draft", "target"] = "draft",
         attention: Literal["joint", "cached", "recursive"] = "cached",
         factorization: Literal["parallel", "left_to_right"] = "left_to_right",
         context_size: int | None = None,
+        halt_below: float | None = None,
         **net_arguments: Any,
     ) -> None:
         window_size = net_arguments["window_size"]
         context_size = window_size - chunk_size if context_size is None else context_size
         raise_problems(
-            _chunk_problems(window_size, context_size, chunk_size)
-            + _recursion_problems(n_refinements, n_recursions, n_supervision, grad_refinements)
-            + _combination_problems(chunk_start, attention, factorization)
+            chunk_problems(window_size, context_size, chunk_size)
+            + recursion_problems(
+                n_refinements,
+                n_recursions,
+                n_supervision,
+                grad_refinements,
+                refinements_spread,
+                halt_below,
+            )
+            + combination_problems(chunk_start, attention, factorization)
         )
         super().__init__(**net_arguments)
         self.chunk_size = chunk_size
@@ -92,17 +112,22 @@ class RecursiveNet(LanguageNet):
         self.n_recursions = n_recursions
         self.n_supervision = n_supervision
         self.grad_refinements = grad_refinements
+        self.refinements_spread = refinements_spread
         self.chunk_start: str = chunk_start
         self.attention = attention
         self.factorization = factorization
         self.context_size = context_size
+        self.halt_below = halt_below
+        if attention == "recursive" and self.norm == "post":
+            # What is added to a state of unit size at every pass must be heard beside it.
+            self.embedding_scale = math.sqrt(self.width)
         self.query: nn.Parameter | None = None
         if chunk_start != "target":
-            # As large as what it is added to: see LanguageNet on the two initialisations.
-            std = 0.02 if self.norm == "pre" else 1.0
+            std = 0.02 * self.embedding_scale
             self.query = nn.Parameter(torch.randn(chunk_size, self.width) * std)
-            # Behind a refinement without gradient it cannot learn: then it is a constant.
-            self.query.requires_grad_(grad_refinements == n_refinements)
+            # Behind a refinement without gradient it cannot learn, unless each one is given it
+            # anew: then it is a constant.
+            self.query.requires_grad_(attention == "recursive" or grad_refinements == n_refinements)
 
     # The recursion: equations of the paper's figure 3, with x seen through the context.
 
@@ -116,12 +141,19 @@ class RecursiveNet(LanguageNet):
         """Yield y and z after each of ``depth`` refinements.
 
         In training only the last ``grad_refinements`` carry gradient; when scoring all do, so
-        that an audit by gradients sees every path.
+        that an audit by gradients sees every path. Chunks that halt stay as they are; training
+        goes through the whole loop all the same, so that all processes do equal work.
         """
-        free = depth - self.grad_refinements if self.training else 0
+        free = max(depth - self.grad_refinements, 0) if self.training else 0
+        halting = None if self.halt_below is None else Halting(self.halt_below, context.units)
         for i in range(depth):
+            if halting and halting.all_stopped and self.n_recursions == 0 and not self.training:
+                context.skip(y + z)
+                yield y, z
+                continue
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= free):
-                y, z = self.refine(context, y, z)
+                refined = self.refine(context, y, z)
+                y, z = refined if halting is None else halting((y, z), refined)
             yield y, z
 
     def forward(
@@ -130,6 +162,7 @@ class RecursiveNet(LanguageNet):
         state: State | None = None,
         first: int = 0,
         revealed: Tensor | None = None,
+        depth: int | None = None,
     ) -> Refined:
         """Run one supervision step.
 
@@ -139,11 +172,13 @@ class RecursiveNet(LanguageNet):
             first: tokens before this position are not predicted.
             revealed: (B, number of chunks from ``first`` on) how many tokens of each chunk are
                 known; None for none.
+            depth: refinements; None for ``n_refinements``.
         """
+        depth = self.n_refinements if depth is None else depth
         chunks = open_chunks(self, tokens, first)
         context, y = chunks.open(0 if revealed is None else revealed)
         y, z = (y, torch.zeros_like(y)) if state is None else state
-        for y, z in self.unroll(context, y, z, self.n_refinements):  # noqa: B007, B020
+        for y, z in self.unroll(context, y, z, depth):  # noqa: B007, B020
             pass
         draft = chunks.draft(y) or ()
         return Refined(chunks.by_position(y), (y.detach(), z.detach()), *draft)
@@ -209,47 +244,19 @@ class RecursiveNet(LanguageNet):
                 scores[depth][:, columns] = part
         return [scores[depth] for depth in depths]
 
-
-def _chunk_problems(window_size: int, context_size: int, chunk_size: int) -> list[str]:
-    problems = []
-    if chunk_size < 1:
-        return [f"chunk_size must be at least 1 (is {chunk_size})"]
-    if window_size % chunk_size:
-        problems.append(f"chunk_size ({chunk_size}) must divide the window ({window_size})")
-    if context_size < 1 or context_size + chunk_size > window_size:
-        problems.append(
-            f"context_size ({context_size}) and chunk_size ({chunk_size}) must fit into the "
-            f"window ({window_size})"
-        )
-    return problems
+    @torch.no_grad()
+    def depths(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Return with how many refinements :meth:`log_probs` scores each token, (B, T - first)."""
+        chunks = open_chunks(self, tokens, first)
+        found = torch.empty(len(tokens), tokens.shape[1] - first, dtype=torch.long)
+        for columns, context, y in chunks.passes():
+            unrolled = self.unroll(context, y, torch.zeros_like(y), self.scoring_depth)
+            answers = [chunks.by_position(a)[:, columns] for a in (y, *(a for a, _ in unrolled))]
+            found[:, columns.cpu()] = _depths(answers).cpu()
+        return found
 
 
-def _recursion_problems(
-    n_refinements: int, n_recursions: int, n_supervision: int, grad_refinements: int
-) -> list[str]:
-    problems = [
-        f"{name} must be at least {least} (is {value})"
-        for name, value, least in (
-            ("n_refinements", n_refinements, 1),
-            ("n_recursions", n_recursions, 0),
-            ("n_supervision", n_supervision, 1),
-            ("grad_refinements", grad_refinements, 1),
-        )
-        if value < least
-    ]
-    if grad_refinements > n_refinements:
-        problems.append(
-            f"grad_refinements ({grad_refinements}) cannot exceed n_refinements ({n_refinements})"
-        )
-    return problems
-
-
-def _combination_problems(chunk_start: str, attention: str, factorization: str) -> list[str]:
-    problems = []
-    if chunk_start == "draft" and attention == "joint":
-        problems.append("chunk_start=draft needs attention=cached (joint encodes no chunk)")
-    if chunk_start != "query" and attention == "recursive":
-        problems.append("attention=recursive needs chunk_start=query (its states look ahead)")
-    if chunk_start == "target" and factorization == "left_to_right":
-        problems.append("chunk_start=target needs factorization=parallel (nothing to reveal)")
-    return problems
+def _depths(answers: Sequence[Tensor]) -> Tensor:
+    """Return how many refinements changed each state of ``answers`` (B, S, D), (B, S)."""
+    changed = [(new != old).any(dim=-1) for old, new in itertools.pairwise(answers)]
+    return torch.stack(changed).sum(dim=0)

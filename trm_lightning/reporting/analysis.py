@@ -18,7 +18,16 @@ from trm_lightning.reporting.folders import read_json
 from trm_lightning.reporting.sections import repeat_section
 from trm_lightning.results import MEANINGS
 
-KEYS = {"steps", "groups", "ablations", "measure", "is_likelihood", "split", "environment"}
+KEYS = {
+    "steps",
+    "groups",
+    "ablations",
+    "halting",
+    "measure",
+    "is_likelihood",
+    "split",
+    "environment",
+}
 CAPTIONS = {
     "depth": "Score after each refinement of all tokens scored. Small dots: the answer read off "
     "after fewer recursions than trained with. Rings: answers that the loss is made of; those "
@@ -27,6 +36,8 @@ CAPTIONS = {
     "changes": "Tokens whose most probable guess differs from the refinement before.",
     "drift": "1 means that a refinement leaves the direction of a state as it was.",
     "norms": "Mean Euclidean norm of the states of scored tokens.",
+    "halting": "Chunks stop when a refinement changes their answer by less than a bound; beside "
+    "it, every chunk refined equally often. Further left is less work for the same text.",
 }
 HEAT_MAP_CAPTION = (
     "Most probable token after each refinement, darker where it is more probable, framed where it "
@@ -77,6 +88,8 @@ def analysis_sections(folder: Path, content: dict[str, Any]) -> list[Section]:
     tables = [_group_table(content, name, rows) for name, rows in content["groups"].items()]
     text = "" if "recursion" in content else _scope(content)
     sections.append(Section("Where it helps", text, groups, tables))
+    if content["halting"]:
+        sections.append(Section("Where refinement can stop", _HALTING, tables=[_halting(content)]))
     if content["ablations"]:
         sections.append(Section("Parts taken out", _ABLATIONS, tables=[_ablations(content)]))
     return sections
@@ -87,6 +100,22 @@ _ABLATIONS = (
     "much they rely on it, not how good a model without it could be: for that, compare retrained "
     "models."
 )
+
+
+_HALTING = (
+    "A chunk is refined until its answer changes by less than a bound, relative to its size. "
+    "Nothing of this looks at the tokens to predict."
+)
+
+
+def _halting(content: dict[str, Any]) -> Table:
+    measure = content["measure"]
+    rows = [
+        [f"{row['halt_below']:g}", fixed(row["mean_depth"]), number(row[measure], 5)]
+        for row in content["halting"]
+    ]
+    header = ["Bound", "Refinements per token", measure_label(content).capitalize()]
+    return Table("", header, rows)
 
 
 def _numbers(content: dict[str, Any]) -> list[Number]:

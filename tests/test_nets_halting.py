@@ -1,0 +1,198 @@
+"""Adaptive depth: what halts, when, and that nothing else changes."""
+
+import itertools
+from typing import Any
+
+import pytest
+import torch
+from conftest import Configure
+from omegaconf import OmegaConf
+from spread import spread
+from torch import Tensor
+
+from trm_lightning.comparison.cost import build_module
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation import evaluate
+from trm_lightning.leak_audit import decoder
+from trm_lightning.metrics.audit import audit
+from trm_lightning.modules import TRMModule
+from trm_lightning.nets import RecursiveNet
+from trm_lightning.nets.growing import GrowingWindow
+from trm_lightning.training import train
+
+V, L, DEPTH = 13, 12, 6
+KINDS: dict[str, dict[str, Any]] = {
+    "recursive": {"attention": "recursive", "chunk_start": "query"},
+    "recursive_parallel": {
+        "attention": "recursive", "chunk_start": "query", "factorization": "parallel",
+    },
+    "recursive_with_latent": {
+        "attention": "recursive", "chunk_start": "query", "n_recursions": 1, "n_layers": 2,
+    },
+    "cached": {"attention": "cached", "chunk_start": "draft"},
+    "cached_parallel": {"attention": "cached", "factorization": "parallel"},
+    "joint": {"attention": "joint", "chunk_start": "query"},
+}  # fmt: skip
+
+
+def make_net(kind: str, halt_below: float | None, **changes: Any) -> RecursiveNet:
+    torch.manual_seed(3)
+    arguments: dict[str, Any] = {
+        "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 1,
+        "n_heads": 2, "norm": "post", "chunk_size": 3, "n_refinements": DEPTH,
+        "n_recursions": 0, "grad_refinements": DEPTH,
+    }  # fmt: skip
+    return spread(RecursiveNet(**(arguments | KINDS[kind] | changes), halt_below=halt_below)).eval()
+
+
+def some_tokens(n_rows: int = 4) -> Tensor:
+    return torch.randint(V, (n_rows, L), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@torch.no_grad()
+def test_a_bound_that_nothing_passes_leaves_all_as_it_was(kind: str) -> None:
+    tokens, never = some_tokens(), make_net(kind, 1e-30)
+    assert torch.equal(never.log_probs(tokens), make_net(kind, None).log_probs(tokens))
+    assert bool((never.depths(tokens) == DEPTH).all())
+
+
+@torch.no_grad()
+def test_a_bound_that_all_pass_leaves_one_refinement(kind: str) -> None:
+    tokens, at_once = some_tokens(), make_net(kind, 1e6)
+    first = make_net(kind, None).log_probs_at(tokens, [1])[0]
+    torch.testing.assert_close(at_once.log_probs(tokens), first)
+    assert bool((at_once.depths(tokens) == 1).all())
+
+
+def between(kind: str) -> RecursiveNet:
+    """A net some of whose chunks halt before the last refinement."""
+    return make_net(kind, 0.25 if kind.startswith("recursive") else 0.1)
+
+
+@torch.no_grad()
+def test_chunks_differ_in_depth_and_halt_once_and_for_all(kind: str) -> None:
+    tokens, net = some_tokens(), between(kind)
+    depths = net.depths(tokens)
+    assert 1 < depths.double().mean() < DEPTH, depths
+    by_depth = net.log_probs_at(tokens, list(range(1, DEPTH + 1)))
+    for depth, (before, after) in enumerate(itertools.pairwise(by_depth), start=1):
+        moved = (before != after).any(dim=-1)
+        assert torch.equal(moved, depths > depth)
+
+
+@torch.no_grad()
+def test_what_is_halted_is_what_changed_too_little() -> None:
+    """Nothing sees anything else with one token per window: each row can be followed alone."""
+    net = make_net("recursive", None, chunk_size=1)
+    tokens = torch.zeros(1, 1, dtype=torch.long)
+    position = torch.zeros(1, dtype=torch.long)
+    known = net.embed(tokens, position)
+    y, changes, answers = torch.zeros_like(known), [], []
+    for _ in range(DEPTH):
+        new, _ = net.blocks[0](known + y, None, None, True)
+        changes.append(float((new - y).norm() / new.norm()))
+        answers.append(new)
+        y = new
+    for below in (1.2 * min(changes), 0.9 * changes[1]):
+        depth = next((i for i, c in enumerate(changes, start=1) if c < below), DEPTH)
+        halting = make_net("recursive", below, chunk_size=1)
+        assert halting.depths(tokens).item() == depth
+        expected = torch.log_softmax(net.logits(answers[depth - 1]), dim=-1)
+        torch.testing.assert_close(halting.log_probs(tokens), expected)
+
+
+@torch.no_grad()
+def test_states_that_know_the_same_halt_together() -> None:
+    net = between("recursive_parallel")
+    depths = net.depths(some_tokens(16)).unflatten(1, (-1, 3))
+    assert bool((depths == depths[:, :, :1]).all())
+    assert len(depths.unique()) > 1
+
+
+def test_halting_nets_pass_the_audit(kind: str) -> None:
+    net = between(kind)
+    result = audit(net, thorough=False, decode=decoder(net))
+    assert result.failed == [], str(result)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["recursive", "recursive_with_latent"])
+@pytest.mark.parametrize("parts", [[4, 3, 5], [1] * 12])
+def test_a_window_read_in_parts_halts_as_a_whole_one_does(name: str, parts: list[int]) -> None:
+    """Also where a part halts early, and its later passes are not run."""
+    tokens, net = some_tokens(1), between(name)
+    inputs, window = net.shift_right(tokens), GrowingWindow(net)
+    states = torch.cat([window.read(part) for part in inputs.split(parts, dim=1)], dim=1)
+    scores = torch.log_softmax(net.logits(states), dim=-1)
+    torch.testing.assert_close(scores, net.log_probs(tokens), atol=1e-5, rtol=0)
+
+
+def block_calls(net: RecursiveNet, tokens: Tensor) -> int:
+    calls = []
+    handle = net.blocks[0].register_forward_hook(lambda *_: calls.append(None))
+    net(tokens)
+    handle.remove()
+    return len(calls)
+
+
+def test_training_runs_all_passes_and_scoring_only_those_that_matter() -> None:
+    tokens, net = some_tokens(), make_net("recursive", 1e6)
+    assert block_calls(net, tokens) == 1
+    assert block_calls(net.train(), tokens) == DEPTH
+
+
+def test_what_has_halted_gets_no_gradient_from_later_passes() -> None:
+    """In training the loss is that of the answer at which a chunk stopped."""
+    tokens = some_tokens()
+    nets = [make_net("recursive", 1e6), make_net("recursive", None, n_refinements=1,
+                                                 grad_refinements=1)]  # fmt: skip
+    for net in nets:
+        net.train()
+        net.cross_entropy(net(tokens).answer.flatten(0, 1), tokens.flatten()).backward()
+    for (name, p), (_, q) in zip(*(net.named_parameters() for net in nets), strict=True):
+        assert p.grad is not None and q.grad is not None, name
+        torch.testing.assert_close(p.grad, q.grad, msg=name)
+
+
+def test_a_halting_run_says_how_deep_it_went(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = configure("model=trm", "model.net.n_refinements=4", "model.net.halt_below=0.3")
+    train(cfg)
+    capsys.readouterr()
+    content = evaluate(
+        OmegaConf.create({"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None})
+    )
+    assert 1 <= content["mean_depth"] <= 4
+    assert f"Refinements per token: {content['mean_depth']:.2f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("below", [0.0, -1.0])
+def test_a_bound_must_be_over_zero(below: float) -> None:
+    with pytest.raises(UserError, match="halt_below"):
+        make_net("recursive", below)
+
+
+def test_training_draws_its_depth_around_the_one_that_scores(configure: Configure) -> None:
+    """All depths within the spread occur, and a step draws the same in every process."""
+    cfg = configure("model=trm", "model.net.n_refinements=3", "model.net.refinements_spread=2")
+    module = build_module(OmegaConf.to_container(cfg, resolve=True), V).train()
+    assert isinstance(module, TRMModule)
+    calls: list[int] = []
+    for _ in range(2):
+        for step in range(40):
+            module.optimizer_steps = step
+            passes: list[None] = []
+            handle = module.net.blocks[-1].register_forward_hook(
+                lambda *_, p=passes: p.append(None)
+            )
+            module.supervision_step(torch.zeros(1, 16, dtype=torch.long), None)
+            handle.remove()
+            calls.append(len(passes))
+    assert calls[:40] == calls[40:]
+    assert set(calls) == {1, 2, 3, 4, 5}
