@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from compare_folders import make_run, make_summary
+from compare_folders import make_run, make_summary, score
 from conftest import Configure
 from omegaconf import OmegaConf
 
@@ -208,3 +208,23 @@ def rendered(entries: list[dict[str, Any]]) -> str:
         {"name": "test", "data": "toy", "baseline": "ar", "entries": entries, "notes": [],
          "command": ["compare"]}
     )  # fmt: skip
+
+
+def test_test_scores_have_a_table_of_their_own(tmp_path: Path) -> None:
+    """They are of the best weights, differ by seed, and are absent without a test split."""
+    assert "test text" not in rendered(make_summary_of(tmp_path / "without", None, None))
+    entries = make_summary_of(tmp_path / "with", 200.0, 150.0)
+    figures = entries[1]["figures"]
+    assert figures["test"]["mean"] == 150
+    assert figures["test_difference"]["mean"] == -50
+    assert figures["test_perplexity_improvement_percent"]["mean"] == pytest.approx(25)
+    assert "## Perplexity on test text" in rendered(entries)
+    rows = [[cell.strip() for cell in line.split("|")] for line in rendered(entries).splitlines()]
+    assert ["", "trm", "150.00", "-50.00", "+25.0 %", ""] in rows
+
+
+def make_summary_of(root: Path, *tests: float | None) -> list[dict[str, Any]]:
+    for name, perplexity in zip(("ar", "trm"), tests, strict=True):
+        found = {} if perplexity is None else {"test/ppl": score(perplexity, "test/ppl")}
+        make_run(root / f"{name}_1", 1, (100.0, 110.0), test=found)
+    return make_summary(root, ["ar", "trm"], [1])

@@ -21,7 +21,7 @@ from trm_lightning.modules import TRMModule
 from trm_lightning.runs import load_run, read_checkpoint
 from trm_lightning.training import build_module, total_steps, train
 
-PARALLEL = ("model=trm", "model.net.factorization=parallel", "model.net.dropout=0")
+PARALLEL = ("model=trm_cached", "model.net.factorization=parallel", "model.net.dropout=0")
 
 
 def made(cfg: DictConfig) -> tuple[Any, Any]:

@@ -18,6 +18,8 @@ _AVERAGED = (
     "best_difference", "best_perplexity_improvement_percent", "best_loss_improvement_percent",
     "final_difference", "final_perplexity_improvement_percent", "final_loss_improvement_percent",
     "tokens_to_baseline", "seconds_to_baseline",
+    "test", "test_difference", "test_perplexity_improvement_percent",
+    "test_loss_improvement_percent",
 )  # fmt: skip
 
 
@@ -111,6 +113,7 @@ def _values(group: Group, record: Record) -> Values:
         "best": None if best is None else best["perplexity"],
         "best_step": None if best is None else best["step"],
         "final": final["perplexity"],
+        "test": _test(results, metric),
         "bits_per_character": bits,
         "degradation_percent": None if best is None else 100 * (final["perplexity"] / lowest - 1),
         "optimizer_steps": results["optimizer_steps"],
@@ -118,6 +121,12 @@ def _values(group: Group, record: Record) -> Values:
         "tokens": results["tokens_seen"],
         "tokens_per_second": results["tokens_seen"] / max(results["seconds"], 1e-9),
     }
+
+
+def _test(results: dict[str, Any], metric: str) -> float | None:
+    """Return the same score of the test split by the best weights; None without such a split."""
+    score = results["test"].get(f"test/{metric.partition('/')[2]}")
+    return None if score is None or not metric.startswith("val/") else score["perplexity"]
 
 
 def _is_followed(record: Record, metric: str) -> bool:
@@ -133,7 +142,7 @@ def _is_followed(record: Record, metric: str) -> bool:
 
 def _add_differences(run: Values, record: Record, base: Values, metric: str) -> None:
     """Add what a run's score is beside that of the baseline's run with the same seed."""
-    for kind in ("best", "final"):
+    for kind in ("best", "final", "test"):
         ours, theirs = run[kind], base[kind]
         if ours is None or theirs is None:
             continue

@@ -28,6 +28,7 @@ def render(comparison: dict[str, Any]) -> str:
         intro,
         "## Perplexity on validation text",
         _score_table(entries),
+        *_test_parts(entries),
         *study_parts(comparison.get("study")),
         "## Cost",
         _cost_table(entries),
@@ -64,6 +65,32 @@ def _score_table(entries: list[dict[str, Any]]) -> str:
             ]
         )  # fmt: skip
     return markdown_table(head, rows)
+
+
+def _test_parts(entries: list[dict[str, Any]]) -> list[str]:
+    """Return heading and table of test scores; nothing where no data have a test split."""
+    rows = []
+    for entry in entries:
+        figures, own = entry["figures"], not entry["is_baseline"]
+        if figures["test"] is not None:
+            differences = [
+                figures["test_difference"],
+                figures["test_perplexity_improvement_percent"],
+            ]
+            difference, better = differences if own else (None, None)
+            rows.append(
+                [
+                    entry["name"],
+                    _score(entry, figures["test"]),
+                    mean_cell(difference, signed=True),
+                    percent_cell(better),
+                ]
+            )
+    if not rows:
+        return []
+    head = ["entry", "test", "test − baseline", "perplexity better by"]
+    return ["## Perplexity on test text, by the best weights on validation text",
+            markdown_table(head, rows)]  # fmt: skip
 
 
 def _cost_table(entries: list[dict[str, Any]]) -> str:
