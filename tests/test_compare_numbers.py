@@ -108,7 +108,10 @@ def test_counting_leaves_random_numbers_alone(configure: Configure) -> None:
 
 
 def test_parameters_are_the_sources(configure: Configure) -> None:
-    config = plain(configure, "model=ar", "model.net.norm=pre", "data.window_size=66")
+    config = plain(
+        configure, "model=ar", "model.net.norm=pre", "model.net.positions=learned",
+        "data.window_size=66",
+    )  # fmt: skip
     config["model"]["net"] |= {"width": 64, "n_heads": 4}
     assert count_parameters(config, 65) == 108_480  # published for the character models
 

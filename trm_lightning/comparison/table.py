@@ -72,7 +72,7 @@ def _test_parts(entries: list[dict[str, Any]]) -> list[str]:
     rows = []
     for entry in entries:
         figures, own = entry["figures"], not entry["is_baseline"]
-        if figures["test"] is not None:
+        if figures.get("test") is not None:
             differences = [
                 figures["test_difference"],
                 figures["test_perplexity_improvement_percent"],
