@@ -49,7 +49,7 @@ def test_a_warm_start_is_named_everywhere(
 
 def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
     """Trained on copying, the same weights know nothing once the answer is withheld."""
-    cfg = configure(*WARM, "budget.steps=300", "optimizer.lr=0.01", "eval_every=300")
+    cfg = configure(*WARM, "budget.steps=200", "optimizer.lr=0.01", "eval_every=200")
     final = train(cfg)["final"]
     vocabulary = load_run(cfg.run_dir).net.vocab_size
     assert final["val/warm_start_ppl"]["perplexity"] < 3

@@ -114,6 +114,7 @@ def test_states_that_know_the_same_halt_together() -> None:
     assert len(depths.unique()) > 1
 
 
+@pytest.mark.parametrize("kind", ["recursive", "cached", "joint"])
 def test_halting_nets_pass_the_audit(kind: str) -> None:
     net = between(kind)
     result = audit(net, thorough=False, decode=decoder(net))
