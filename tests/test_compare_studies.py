@@ -41,7 +41,7 @@ from trm_lightning.errors import UserError
 def test_mistakes_are_named_before_anything_is_trained(
     tmp_path: Path, study: str, entries: str, said: str
 ) -> None:
-    cfg = config(f"++study={study}")
+    cfg = config(f"study={study}")
     cfg.entries = OmegaConf.create(entries) if entries != "null" else None
     with pytest.raises(UserError, match=said):
         make_plan(cfg, tmp_path, [], CALL)
@@ -377,7 +377,7 @@ def test_a_study_from_run_folders_to_its_report(
             )  # fmt: skip
             records.append(read_record(run))
         groups.append(Group(Entry(name, series=series), records))
-    session.write_comparison(config("name=test", f"++study={kind}"), tmp_path, groups, "ar_1x1")
+    session.write_comparison(config("name=test", f"study={kind}"), tmp_path, groups, "ar_1x1")
     study = json.loads((tmp_path / "comparison.json").read_text())["study"]
     html, markdown = make_report(tmp_path)
     assert_self_contained(html)
