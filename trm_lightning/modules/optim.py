@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from torch import nn
 from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+
+from trm_lightning.modules.muon import Muon, hidden_matrices
 
 
 def adamw(
@@ -31,6 +34,46 @@ def adamw(
     if kept:
         groups.append({"params": kept, "weight_decay": 0.0})
     return AdamW(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
+
+
+def muon(
+    net: nn.Module,
+    lr: float,
+    matrix_lr: float,
+    weight_decay: float,
+    momentum: float,
+    betas: tuple[float, float],
+) -> Muon:
+    """Return Muon over the matrices of linear layers of ``net``, and AdamW over all else.
+
+    Args:
+        net: the net to train.
+        lr: peak learning rate of AdamW: embeddings, norms, biases.
+        matrix_lr: peak learning rate of the matrices.
+        weight_decay: decoupled; per step ``lr`` times this much of matrices and embeddings alike.
+        momentum: of the matrices' gradients.
+        betas: decay rates of AdamW's moments.
+    """
+    matrices = hidden_matrices(net)
+    inside = {id(p) for p in matrices}
+    others = [p for p in net.parameters() if p.requires_grad and id(p) not in inside]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in others if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in others if p.dim() < 2], "weight_decay": 0.0},
+    ]
+    for group in groups:
+        group["orthogonal"] = False
+    groups.append(
+        {
+            "params": matrices,
+            "orthogonal": True,
+            "lr": matrix_lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay * lr / matrix_lr,
+        }
+    )
+    groups = [group for group in groups if group["params"]]
+    return Muon(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
 
 
 TimeShare = Callable[[], float]  # how much of a budget in seconds is used up, 0 to 1
