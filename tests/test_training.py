@@ -43,6 +43,7 @@ def test_supervision_loop_equals_a_plain_torch_loop(
         "model.net.n_supervision=4",
         "schedule.warmup_steps=3",
         "schedule=constant",
+        "optimizer=adamw",
         f"model.net.grad_refinements={grad_refinements}",
         "model.net.chunk_start=query",
     )
