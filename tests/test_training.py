@@ -92,6 +92,24 @@ def test_supervision_loop_equals_a_plain_torch_loop(
     assert ("query" in with_gradient) == (grad_refinements == 2)
 
 
+@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
+def test_the_look_ahead_counts_as_much_as_the_config_says(
+    configure: Configure, weight: float
+) -> None:
+    """The loss again, from how each factorization scores the batch."""
+    cfg = configure("model=trm", "model.net.chunk_size=2", f"model.draft_weight={weight}")
+    data, module = made(cfg)
+    tokens, net = next(iter(data.train_batches(1))), module.net.eval()
+    nats = {}
+    for net.factorization in ("parallel", "left_to_right"):
+        chosen = net.log_probs(tokens).gather(2, tokens[:, :, None])[:, :, 0]
+        nats[net.factorization] = -chosen
+    expected = nats["left_to_right"].mean() + weight * nats["parallel"][:, 1::2].mean()
+    supervised = module.supervision_step(tokens, None)
+    torch.testing.assert_close(supervised.loss, expected)
+    torch.testing.assert_close(supervised.nats, nats["left_to_right"].mean())
+
+
 def test_max_steps_counts_optimizer_steps_exactly(configure: Configure) -> None:
     cfg = configure("model=trm", "model.net.n_supervision=4", "budget.steps=10")
     results = train(cfg)

@@ -9,6 +9,7 @@ from torch.optim import AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trm_lightning.modules.muon import Muon, hidden_matrices
+from trm_lightning.nets import LanguageNet
 
 
 def adamw(
@@ -37,7 +38,7 @@ def adamw(
 
 
 def muon(
-    net: nn.Module,
+    net: LanguageNet,
     lr: float,
     matrix_lr: float,
     weight_decay: float,
@@ -49,12 +50,14 @@ def muon(
     Args:
         net: the net to train.
         lr: peak learning rate of AdamW: embeddings, norms, biases.
-        matrix_lr: peak learning rate of the matrices.
+        matrix_lr: peak learning rate of the matrices of a net whose blocks run once; it falls with
+            the square root of ``net.n_passes``.
         weight_decay: decoupled; per step ``lr`` times this much of matrices and embeddings alike.
         momentum: of the matrices' gradients.
         betas: decay rates of AdamW's moments.
     """
     matrices = hidden_matrices(net)
+    matrix_lr /= math.sqrt(net.n_passes)
     inside = {id(p) for p in matrices}
     others = [p for p in net.parameters() if p.requires_grad and id(p) not in inside]
     groups: list[dict[str, Any]] = [

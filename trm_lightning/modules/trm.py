@@ -16,9 +16,18 @@ class TRMModule(LanguageModule):
     chunk's first tokens revealed, drawn once per batch. A net that starts from its encoder's
     draft has the draft supervised as well, as the step before the first refinement: nothing else
     teaches the encoder to predict where refinements carry no gradient.
+
+    Args:
+        draft_weight: weight in the loss of :attr:`Refined.draft`, a chunk's other prediction;
+            the answer's own is 1.
+        arguments, named_arguments: those of :class:`LanguageModule`.
     """
 
     net: RecursiveNet
+
+    def __init__(self, *arguments: Any, draft_weight: float = 1.0, **named_arguments: Any) -> None:
+        super().__init__(*arguments, **named_arguments)
+        self.draft_weight = draft_weight
 
     def supervision_step(self, tokens: Tensor, state: Any) -> Supervised:
         """See :meth:`LanguageModule.supervision_step`."""
@@ -35,7 +44,8 @@ class TRMModule(LanguageModule):
         total = loss
         if refined.draft is not None:
             drafted = targets[:, refined.drafted].flatten()
-            total = total + self.net.cross_entropy(refined.draft.flatten(0, 1), drafted)
+            surprise = self.net.cross_entropy(refined.draft.flatten(0, 1), drafted)
+            total = total + self.draft_weight * surprise
         return Supervised(total, loss, (refined.state, revealed))
 
     def _draw_depth(self) -> int:

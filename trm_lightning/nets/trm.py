@@ -118,6 +118,7 @@ class RecursiveNet(LanguageNet):
         self.factorization = factorization
         self.context_size = context_size
         self.halt_below = halt_below
+        self.n_passes = n_refinements * (n_recursions + 1)
         if attention == "recursive" and self.norm == "post":
             # What is added to a state of unit size at every pass must be heard beside it.
             self.embedding_scale = math.sqrt(self.width)
