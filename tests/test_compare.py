@@ -78,6 +78,19 @@ def test_parity_in_seconds_leaves_tokens_open(tmp_path: Path) -> None:
     assert {"budget.seconds=60.0", "budget.epochs=null"} <= {*made.runs[0].overrides}
 
 
+@pytest.mark.parametrize("data", ["word", "char"])
+def test_the_honest_comparisons_differ_by_recursion_alone(tmp_path: Path, data: str) -> None:
+    """The same blocks, text, optimizer and budget; what only one model has is its recursion."""
+    forwarded = (f"data=shakespeare_{data}",)
+    made = plan(tmp_path, f"compare=honest_{data}", "seeds=3", forwarded=forwarded)
+    assert len(made.runs) == 6 and len(made.configs["ar"].data.corpus.split) == 3
+    configs = [made.configs[name] for name in ("ar", "trm")]
+    ar, trm = (config.model.net for config in configs)
+    assert all(trm[key] == value for key, value in ar.items() if key != "_target_")
+    for part in ("data", "optimizer", "schedule", "budget", "eval_every", "trainer"):
+        assert configs[0][part] == configs[1][part], part
+
+
 @pytest.mark.parametrize("name", ["sources_word", "sources_char"])
 def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, f"compare={name}", "seeds=1", "scale=0.01")
