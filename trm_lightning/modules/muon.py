@@ -7,7 +7,7 @@ A matrix that runs r times in a forward pass takes steps r ** -0.5 times as long
 acts r times over: one that runs six times learns best at less than half the rate.
 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without such instructions emulates: 155
-ms for one matrix of 152 x 608, against 4 ms here in float32. It also takes matrices only, so that a
+ms for one matrix of 152 x 608, against 5 ms here in float32. It also takes matrices only, so that a
 run would have two optimizers, and Lightning count every step twice.
 """
 
