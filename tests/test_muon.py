@@ -1,7 +1,6 @@
 """Muon against a singular value decomposition, torch's own, and AdamW alone."""
 
 import copy
-from functools import partial
 from typing import Any
 
 import pytest
@@ -141,18 +140,18 @@ def test_the_schedule_reaches_both_rates(configure: Configure) -> None:
     }
 
 
-def sizes_of(net: nn.Module, matrices: list[Tensor]) -> list[float]:
+def sizes_of(matrices: list[Tensor]) -> list[float]:
     return [float(p.detach().norm()) for p in matrices]
 
 
 def test_weight_decay_shrinks_matrices_and_embeddings_alike() -> None:
     """With no gradient but decay, every matrix loses the same share."""
     net = small_net()
-    optimizer = partial(muon, **SETTINGS)(net)
+    optimizer = muon(net, **SETTINGS)
     tables = [*hidden_matrices(net), net.token_embedding.weight]
-    before = sizes_of(net, tables)
+    before = sizes_of(tables)
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    shares = [new / old for new, old in zip(sizes_of(net, tables), before, strict=True)]
+    shares = [new / old for new, old in zip(sizes_of(tables), before, strict=True)]
     assert shares == [pytest.approx(1 - 1e-4, abs=1e-6)] * len(tables)

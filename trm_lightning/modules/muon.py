@@ -64,7 +64,10 @@ class Muon(AdamW):
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about U V^T for a matrix U S V^T (R, C): singular values between 0.7 and 1.2."""
+    """Return about U V^T for a matrix U S V^T (R, C).
+
+    Singular values become 0.7 to 1.2, but for those that are next to nothing beside the largest.
+    """
     wide = matrix.float()
     if matrix.shape[0] > matrix.shape[1]:
         wide = wide.T
