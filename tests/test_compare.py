@@ -78,12 +78,32 @@ def test_parity_in_seconds_leaves_tokens_open(tmp_path: Path) -> None:
     assert {"budget.seconds=60.0", "budget.epochs=null"} <= {*made.runs[0].overrides}
 
 
-@pytest.mark.parametrize("data", ["word", "char"])
-def test_the_honest_comparisons_differ_by_recursion_alone(tmp_path: Path, data: str) -> None:
+def test_common_overrides_give_way_to_the_command_line_and_to_an_entry(tmp_path: Path) -> None:
+    cfg = config()
+    cfg.common = ["model.net.width=8", "optimizer.lr=1"]
+    wide = {"name": "wide", "overrides": ["model=ar", "model.net.width=16"]}
+    cfg.entries = [wide, {"name": "narrow", "overrides": ["model=ar"]}]
+    made = make_plan(cfg, tmp_path, ["data=builtin_char", "optimizer.lr=2"], CALL)
+    widths = {name: run.model.net.width for name, run in made.configs.items()}
+    assert widths == {"wide": 16, "narrow": 8}
+    assert all(run.optimizer.lr == 2 for run in made.configs.values())
+    for wrong, said in {
+        "optimizer.lrr=1": "lrr", "seed=5": "seeds=5", "optimizer.lr": "optimizer.lr"
+    }.items():  # fmt: skip
+        cfg.common = [wrong]
+        with pytest.raises(UserError, match=said):
+            make_plan(cfg, tmp_path, ["data=builtin_char"], CALL)
+
+
+HONEST = {"word": "shakespeare_word", "char": "shakespeare_char", "wikitext2": "wikitext2_word"}
+
+
+@pytest.mark.parametrize("name", HONEST)
+def test_the_honest_comparisons_differ_by_recursion_alone(tmp_path: Path, name: str) -> None:
     """The same blocks, text, optimizer and budget; what only one model has is its recursion."""
-    forwarded = (f"data=shakespeare_{data}",)
-    made = plan(tmp_path, f"compare=honest_{data}", "seeds=3", forwarded=forwarded)
-    assert len(made.runs) == 6 and len(made.configs["ar"].data.corpus.split) == 3
+    forwarded = (f"data={HONEST[name]}",)
+    made = plan(tmp_path, f"compare=honest_{name}", "seeds=3", forwarded=forwarded)
+    assert len(made.runs) == 6
     configs = [made.configs[name] for name in ("ar", "trm")]
     ar, trm = (config.model.net for config in configs)
     assert all(trm[key] == value for key, value in ar.items() if key != "_target_")

@@ -141,6 +141,7 @@ class CompareConfig(TrainConfig):
     name: str
     models: list[str]
     entries: list[Any] | None
+    common: list[str]
     runs: list[str]
     seeds: int | list[int]
     baseline: str | None

@@ -32,8 +32,8 @@ from trm_lightning.errors import UserError
 
 # Keys of conf/compare.yaml; what else it has is conf/train.yaml's.
 _OWN_KEYS = {
-    "name", "models", "entries", "runs", "seeds", "baseline", "parity", "budget", "scale",
-    "study",
+    "name", "models", "entries", "common", "runs", "seeds", "baseline", "parity", "budget",
+    "scale", "study",
 }  # fmt: skip
 _INSTEAD = {
     "model": "Give models=[ar,trm].",
@@ -95,11 +95,13 @@ def make_plan(cfg: DictConfig, folder: Path, forwarded: list[str], call: Call) -
     baseline = choose_baseline(cfg.baseline, entries)
     check_budget(cfg)
     check_study(cfg.study, entries)
+    common = list(cfg.common)
+    _refuse_settings_of_one_run(_by_key(common))
     own = [entry for entry in entries if entry.same_runs_as is None]
     runs, configs = {}, {}
     with _outside_the_job():
         for entry in own:
-            given = merge([*forwarded, *entry.overrides])
+            given = merge([*common, *forwarded, *entry.overrides])
             run = configs[entry.name] = _composed(call, given)
             for key, value in budget_settings(cfg, run).items():
                 OmegaConf.update(run, key, value)
@@ -178,12 +180,8 @@ def forwarded_overrides() -> list[str]:
         UserError: for a single model, seed or resumed run, of which a comparison has several.
     """
     hydra = HydraConfig.get()
-    given = {o.key_or_group: str(o.input_line) for o in parse_overrides(list(hydra.overrides.task))}
-    for key, instead in _INSTEAD.items():
-        if key in given:
-            raise UserError(
-                f"`{given[key]}` is of one run, and this command makes several.", instead
-            )
+    given = _by_key(list(hydra.overrides.task))
+    _refuse_settings_of_one_run(given)
     own = {"compare", *_OWN_KEYS}
     handed_on = [line for key, line in given.items() if key.split(".")[0] not in own]
     return merge([f"data={hydra.runtime.choices['data']}", *handed_on])
@@ -194,6 +192,19 @@ def training_call() -> Call:
     sources = HydraConfig.get().runtime.config_sources
     own = [Path(source.path) for source in sources if source.provider == "command-line"]
     return Call("train", conf_dir(), "train", own[0] if own else None, multirun=False)
+
+
+def _by_key(overrides: list[str]) -> dict[str, str]:
+    return {o.key_or_group: str(o.input_line) for o in parse_overrides(overrides)}
+
+
+def _refuse_settings_of_one_run(given: dict[str, str]) -> None:
+    """Raise for the first override in ``given``, by key, that would be alike in all runs."""
+    for key, instead in _INSTEAD.items():
+        if key in given:
+            raise UserError(
+                f"`{given[key]}` is of one run, and this command makes several.", instead
+            )
 
 
 @contextmanager
