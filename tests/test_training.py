@@ -110,6 +110,27 @@ def test_the_look_ahead_counts_as_much_as_the_config_says(
     torch.testing.assert_close(supervised.nats, nats["left_to_right"].mean())
 
 
+@pytest.mark.parametrize(("attention", "grad_refinements"), [("recursive", 3), ("cached", 2)])
+def test_earlier_answers_count_as_much_as_the_config_says(
+    configure: Configure, attention: str, grad_refinements: int
+) -> None:
+    """The loss again, from the scores at each depth; what carries no gradient does not count."""
+    model = "trm" if attention == "recursive" else "trm_cached"
+    cfg = configure(
+        f"model={model}", "model.net.n_refinements=3", "model.draft_weight=0",
+        "model.earlier_weight=0.25", "model.net.factorization=parallel",
+        f"model.net.grad_refinements={grad_refinements}", "model.net.dropout=0",
+    )  # fmt: skip
+    data, module = made(cfg)
+    tokens = next(iter(data.train_batches(1)))
+    scores = module.net.eval().log_probs_at(tokens, [1, 2, 3])
+    nats = [-s.gather(2, tokens[:, :, None]).mean() for s in scores]
+    expected = nats[2] + 0.25 * sum(nats[3 - grad_refinements : 2])
+    supervised = module.train().supervision_step(tokens, None)
+    torch.testing.assert_close(supervised.loss, expected)
+    torch.testing.assert_close(supervised.nats, nats[2])
+
+
 def test_max_steps_counts_optimizer_steps_exactly(configure: Configure) -> None:
     cfg = configure("model=trm", "model.net.n_supervision=4", "budget.steps=10")
     results = train(cfg)

@@ -3,7 +3,8 @@
 The look-ahead states of a chunk are a proposal for its tokens, made together with its first one.
 Speculative sampling (Leviathan et al., arXiv 2211.17192; Chen et al., arXiv 2302.01318) turns it
 into text: one run over the causal states of all drafted tokens says which of them can stay, and
-what is drawn has the distribution of token-by-token sampling.
+what is drawn has the distribution of token-by-token sampling. The same run opens the next chunk, so
+that where all of them stay a chunk costs one run.
 
 Shapes: B sequences, T tokens, n new tokens, m drafted tokens, C chunk, L window, V vocabulary.
 """
@@ -42,8 +43,9 @@ def continue_recursively(
     while True:
         window, inputs = GrowingWindow(net), torch.cat((start, text), dim=1)
         while inputs.shape[1] <= net.window_size:
-            states = window.read(inputs[:, window.n_read :])
-            for ids in write(window, states[:, -1:], draw):
+            if window.n_read < inputs.shape[1]:
+                window.read(inputs[:, window.n_read :])
+            for ids in write(window, window.last, draw):
                 yield ids
                 inputs = torch.cat((inputs, ids), dim=1)
         n_chunks = net.window_size // 2 // net.chunk_size
@@ -86,11 +88,14 @@ def _write_verified(window: GrowingWindow, state: Tensor, draw: Draw) -> Iterato
     drafted = draw.pick(proposed)
     while len(drafted) > 0:
         n_read = window.n_read
-        unread = torch.cat((token, drafted[None, :-1].to(token.device)), dim=1)
-        wanted = draw.probs(log_probs_of(net, window.read(unread)))[0]
+        unread = torch.cat((token, drafted[None].to(token.device)), dim=1)
+        unread = unread[:, : net.window_size - n_read]  # no room for the next chunk's first state
+        states = window.read(unread)[:, : len(drafted)]
+        wanted = draw.probs(log_probs_of(net, states))[0]
         ids = verify(drafted, proposed, wanted, draw)
-        # The states behind the last of these ids have read drafts that did not stay.
-        window.forget(n_read + len(ids))
+        if not torch.equal(ids, drafted):
+            # The states behind the last of these ids have read drafts that did not stay.
+            window.forget(n_read + len(ids))
         drafted, proposed = drafted[len(ids) :], proposed[len(ids) :]
         token = ids[None, -1:].to(token.device)
         yield ids[None].to(token.device)

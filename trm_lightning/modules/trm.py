@@ -20,14 +20,23 @@ class TRMModule(LanguageModule):
     Args:
         draft_weight: weight in the loss of :attr:`Refined.draft`, a chunk's other prediction;
             the answer's own is 1.
+        earlier_weight: weight in the loss of the answer after each refinement before the last,
+            where it carries gradient. It makes refinements converge: further ones do no harm.
         arguments, named_arguments: those of :class:`LanguageModule`.
     """
 
     net: RecursiveNet
 
-    def __init__(self, *arguments: Any, draft_weight: float = 1.0, **named_arguments: Any) -> None:
+    def __init__(
+        self,
+        *arguments: Any,
+        draft_weight: float = 1.0,
+        earlier_weight: float = 0.0,
+        **named_arguments: Any,
+    ) -> None:
         super().__init__(*arguments, **named_arguments)
         self.draft_weight = draft_weight
+        self.earlier_weight = earlier_weight
 
     def supervision_step(self, tokens: Tensor, state: Any) -> Supervised:
         """See :meth:`LanguageModule.supervision_step`."""
@@ -36,17 +45,22 @@ class TRMModule(LanguageModule):
         carried = None if state is None else state[0]
         refined = self.net(tokens, carried, first, revealed, self._draw_depth())
         targets = tokens[:, first:]
-        if revealed is None:
-            loss = self.net.cross_entropy(refined.answer.flatten(0, 1), targets.flatten())
-        else:
-            unknown = self._unknown(tokens, first, revealed)
-            loss = self.net.cross_entropy(refined.answer[unknown], targets[unknown])
-        total = loss
+        unknown = None if revealed is None else self._unknown(tokens, first, revealed)
+        total = loss = self._surprise(refined.answer, targets, unknown)
+        if self.earlier_weight > 0:
+            for answer in refined.earlier:
+                total = total + self.earlier_weight * self._surprise(answer, targets, unknown)
         if refined.draft is not None:
             drafted = targets[:, refined.drafted].flatten()
             surprise = self.net.cross_entropy(refined.draft.flatten(0, 1), drafted)
             total = total + self.draft_weight * surprise
         return Supervised(total, loss, (refined.state, revealed))
+
+    def _surprise(self, answer: Tensor, targets: Tensor, unknown: Tensor | None) -> Tensor:
+        """Return the mean nats of ``targets`` (B, S), of the ``unknown`` ones only."""
+        if unknown is None:
+            return self.net.cross_entropy(answer.flatten(0, 1), targets.flatten())
+        return self.net.cross_entropy(answer[unknown], targets[unknown])
 
     def _draw_depth(self) -> int:
         """Draw the number of refinements; by the step alone, so that all processes draw alike."""

@@ -79,10 +79,12 @@ class GrowingWindow:
 
     Attributes:
         n_read: causal states that have run; as many tokens are known, the start token included.
+        last: (B, 1, D) refined state of the last causal row, which predicts the next token.
         look_ahead: (B, C - 1, D) refined states of the present chunk's look-ahead, whose entry
             j predicts the chunk's token j + 1 from the tokens before the chunk.
     """
 
+    last: Tensor
     look_ahead: Tensor
 
     def __init__(self, net: "RecursiveNet") -> None:
@@ -120,11 +122,19 @@ class GrowingWindow:
         self.n_read, self._rows, self._kept = first + n_new, rows, context.kept
         if len(opened):
             self.look_ahead = y[:, n_new:][:, 1 - size :]
+        self.last = y[:, n_new - 1 : n_new]
         return y[:, :n_new]
 
     def forget(self, n_read: int) -> None:
-        """Drop the causal states after the first ``n_read``; they must be of the present chunk."""
-        self._select(self._rows.ahead | (self._rows.positions < n_read))
+        """Drop the causal states after the first ``n_read``, and what looks ahead from there.
+
+        ``look_ahead`` and ``last`` stay as they were: they are of the next :meth:`read`.
+        """
+        rows, size = self._rows, self.net.chunk_size
+        present = (n_read - 1) // size
+        self._select(
+            torch.where(rows.ahead, rows.positions // size <= present, rows.positions < n_read)
+        )
         self.n_read = min(self.n_read, n_read)
 
     def _select(self, wanted: Tensor) -> None:

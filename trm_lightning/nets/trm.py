@@ -37,6 +37,7 @@ class Refined:
 
     Attributes:
         answer: (B, T - first, D) refined states that predict the tokens from ``first`` on.
+        earlier: the same after each refinement before the last that carries gradient.
         state: y and z, detached, from which the next supervision step goes on.
         draft: (B, n, D) another prediction of some of them, to be supervised too: the encoder's
             own with ``chunk_start=draft``, the look ahead with ``attention=recursive``.
@@ -44,6 +45,7 @@ class Refined:
     """
 
     answer: Tensor
+    earlier: list[Tensor]
     state: State
     draft: Tensor | None = None
     drafted: Tensor | None = None
@@ -179,10 +181,13 @@ class RecursiveNet(LanguageNet):
         chunks = open_chunks(self, tokens, first)
         context, y = chunks.open(0 if revealed is None else revealed)
         y, z = (y, torch.zeros_like(y)) if state is None else state
+        answers = []
         for y, z in self.unroll(context, y, z, depth):  # noqa: B007, B020
-            pass
+            answers.append(chunks.by_position(y))
+        *earlier, answer = answers
+        earlier = [early for early in earlier if early.requires_grad]
         draft = chunks.draft(y) or ()
-        return Refined(chunks.by_position(y), (y.detach(), z.detach()), *draft)
+        return Refined(answer, earlier, (y.detach(), z.detach()), *draft)
 
     # Scoring.
 
