@@ -274,6 +274,14 @@ def test_ablations_take_out_what_they_say() -> None:
         torch.testing.assert_close(scores[-1], net.without_answer().log_probs(tokens))
     assert all(not torch.allclose(score, net.log_probs(tokens)) for score in scores)
     assert net.n_recursions == 3
+    net = make_net(factorization="left_to_right")
+    found = ablations(net)
+    with torch.no_grad():
+        independent = found["independent tokens"][1](tokens, 0)
+        assert not torch.allclose(independent, net.log_probs(tokens))
+        net.factorization = "parallel"
+        assert torch.equal(independent, net.log_probs(tokens))
+    assert "independent tokens" not in ablations(net)
     ar = AutoregressiveNet(V, 0, window_size=12, width=16, n_layers=1, n_heads=2)
     assert ablations(ar) == {}
 

@@ -149,6 +149,13 @@ def ablations(net: LanguageNet) -> dict[str, tuple[str, LogProbs]]:
             "the states of a chunk do not see each other",
             partial(isolated_log_probs, net),
         )
+        if net.factorization == "left_to_right":
+            parallel = copy.copy(net)
+            parallel.factorization = "parallel"
+            found["independent tokens"] = (
+                "a chunk's tokens are predicted in parallel, none given another",
+                parallel.log_probs,
+            )
     n = net.n_recursions
     for other in sorted({0, 1, 2 * n} - {n}):
         name = "no recursion" if other == 0 else f"{other} recursion{'s' if other > 1 else ''}"
