@@ -60,7 +60,7 @@ PARAMETERS = {
     "reproduce/char_trm": (65, 108_480),
     "reproduce/char_baseline": (65, 108_480),
     "reproduce/wikitext103_trm": (50_258, 6_838_528),
-    "quickstart": (287, 251_040),
+    "quickstart": (287, 251_136),
 }
 
 

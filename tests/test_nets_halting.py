@@ -10,12 +10,10 @@ from omegaconf import OmegaConf
 from spread import spread
 from torch import Tensor
 
-from trm_lightning.comparison.cost import build_module
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import evaluate
 from trm_lightning.leak_audit import decoder
 from trm_lightning.metrics.audit import audit
-from trm_lightning.modules import TRMModule
 from trm_lightning.nets import RecursiveNet
 from trm_lightning.nets.growing import GrowingWindow
 from trm_lightning.training import train
@@ -177,23 +175,3 @@ def test_a_halting_run_says_how_deep_it_went(
 def test_a_bound_must_be_over_zero(below: float) -> None:
     with pytest.raises(UserError, match="halt_below"):
         make_net("recursive", below)
-
-
-def test_training_draws_its_depth_around_the_one_that_scores(configure: Configure) -> None:
-    """All depths within the spread occur, and a step draws the same in every process."""
-    cfg = configure("model=trm", "model.net.n_refinements=3", "model.net.refinements_spread=2")
-    module = build_module(OmegaConf.to_container(cfg, resolve=True), V).train()
-    assert isinstance(module, TRMModule)
-    calls: list[int] = []
-    for _ in range(2):
-        for step in range(40):
-            module.optimizer_steps = step
-            passes: list[None] = []
-            handle = module.net.blocks[-1].register_forward_hook(
-                lambda *_, p=passes: p.append(None)
-            )
-            module.supervision_step(torch.zeros(1, 16, dtype=torch.long), None)
-            handle.remove()
-            calls.append(len(passes))
-    assert calls[:40] == calls[40:]
-    assert set(calls) == {1, 2, 3, 4, 5}

@@ -97,7 +97,7 @@ def test_the_look_ahead_counts_as_much_as_the_config_says(
     configure: Configure, weight: float
 ) -> None:
     """The loss again, from how each factorization scores the batch."""
-    cfg = configure("model=trm", "model.net.chunk_size=2", f"model.draft_weight={weight}")
+    cfg = configure("model=trm", "model.earlier_weight=0", f"model.draft_weight={weight}")
     data, module = made(cfg)
     tokens, net = next(iter(data.train_batches(1))), module.net.eval()
     nats = {}

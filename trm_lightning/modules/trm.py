@@ -43,7 +43,7 @@ class TRMModule(LanguageModule):
         first = tokens.shape[1] - self.supervised_tokens
         revealed = self._draw_revealed(tokens, first) if state is None else state[1]
         carried = None if state is None else state[0]
-        refined = self.net(tokens, carried, first, revealed, self._draw_depth())
+        refined = self.net(tokens, carried, first, revealed)
         targets = tokens[:, first:]
         unknown = None if revealed is None else self._unknown(tokens, first, revealed)
         total = loss = self._surprise(refined.answer, targets, unknown)
@@ -61,13 +61,6 @@ class TRMModule(LanguageModule):
         if unknown is None:
             return self.net.cross_entropy(answer.flatten(0, 1), targets.flatten())
         return self.net.cross_entropy(answer[unknown], targets[unknown])
-
-    def _draw_depth(self) -> int:
-        """Draw the number of refinements; by the step alone, so that all processes draw alike."""
-        spread = self.net.refinements_spread
-        generator = torch.Generator().manual_seed(self.optimizer_steps)
-        drawn = torch.randint(-spread, spread + 1, (), generator=generator)
-        return self.net.n_refinements + int(drawn)
 
     def _draw_revealed(self, tokens: Tensor, first: int) -> Tensor | None:
         """Draw how many tokens of each chunk are known, (B, chunks); None when none ever is."""

@@ -50,7 +50,6 @@ def recursion_problems(
     n_recursions: int,
     n_supervision: int,
     grad_refinements: int,
-    refinements_spread: int,
     halt_below: float | None,
 ) -> list[str]:
     """Return what is wrong with the depth of a recursion."""
@@ -67,11 +66,6 @@ def recursion_problems(
     if grad_refinements > n_refinements:
         problems.append(
             f"grad_refinements ({grad_refinements}) cannot exceed n_refinements ({n_refinements})"
-        )
-    if not 0 <= refinements_spread < max(n_refinements, 1):
-        problems.append(
-            f"refinements_spread ({refinements_spread}) must be at least 0 and less than "
-            f"n_refinements ({n_refinements})"
         )
     if halt_below is not None and halt_below <= 0:
         problems.append(f"halt_below must be over 0, or null for the full depth (is {halt_below})")

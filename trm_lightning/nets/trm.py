@@ -60,8 +60,6 @@ class RecursiveNet(LanguageNet):
         n_recursions: n in the paper, updates of the latent before each update of the answer.
         n_supervision: N_sup in the paper, supervision steps per batch, also run when scoring.
         grad_refinements: how many of the last refinements carry gradient in training.
-        refinements_spread: in training each batch is refined ``n_refinements`` times, give or take
-            up to this many, so that the net does not rely on stopping at one depth.
         chunk_start: ``query``, learned embeddings; ``draft``, what the encoder says already;
             ``target``, embeddings of the very tokens to predict, so that no score of such a net
             is a likelihood.
@@ -86,7 +84,6 @@ class RecursiveNet(LanguageNet):
         n_recursions: int,
         n_supervision: int = 1,
         grad_refinements: int = 1,
-        refinements_spread: int = 0,
         chunk_start: Literal["query", "draft", "target"] = "draft",
         attention: Literal["joint", "cached", "recursive"] = "cached",
         factorization: Literal["parallel", "left_to_right"] = "left_to_right",
@@ -103,7 +100,6 @@ class RecursiveNet(LanguageNet):
                 n_recursions,
                 n_supervision,
                 grad_refinements,
-                refinements_spread,
                 halt_below,
             )
             + combination_problems(chunk_start, attention, factorization)
@@ -114,7 +110,6 @@ class RecursiveNet(LanguageNet):
         self.n_recursions = n_recursions
         self.n_supervision = n_supervision
         self.grad_refinements = grad_refinements
-        self.refinements_spread = refinements_spread
         self.chunk_start: str = chunk_start
         self.attention = attention
         self.factorization = factorization
@@ -165,7 +160,6 @@ class RecursiveNet(LanguageNet):
         state: State | None = None,
         first: int = 0,
         revealed: Tensor | None = None,
-        depth: int | None = None,
     ) -> Refined:
         """Run one supervision step.
 
@@ -175,14 +169,12 @@ class RecursiveNet(LanguageNet):
             first: tokens before this position are not predicted.
             revealed: (B, number of chunks from ``first`` on) how many tokens of each chunk are
                 known; None for none.
-            depth: refinements; None for ``n_refinements``.
         """
-        depth = self.n_refinements if depth is None else depth
         chunks = open_chunks(self, tokens, first)
         context, y = chunks.open(0 if revealed is None else revealed)
         y, z = (y, torch.zeros_like(y)) if state is None else state
         answers = []
-        for y, z in self.unroll(context, y, z, depth):  # noqa: B007, B020
+        for y, z in self.unroll(context, y, z, self.n_refinements):  # noqa: B007, B020
             answers.append(chunks.by_position(y))
         *earlier, answer = answers
         earlier = [early for early in earlier if early.requires_grad]
