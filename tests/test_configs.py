@@ -77,6 +77,7 @@ def test_experiments_have_exactly_the_sources_parameters(tmp_path: Path, experim
     if experiment.startswith("reproduce"):
         assert cfg.data.window_size == net.window_size
         assert (cfg.optimizer.decay_matrices_only, net.norm) == (False, "pre")
+        assert cfg.model.get("earlier_weight", 0) == 0
         assert cfg.seed == (42 if "103" in experiment else 1337)
 
 
