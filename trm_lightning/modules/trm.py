@@ -21,7 +21,7 @@ class TRMModule(LanguageModule):
         draft_weight: weight in the loss of :attr:`Refined.draft`, a chunk's other prediction;
             the answer's own is 1.
         earlier_weight: weight in the loss of the answer after each refinement before the last,
-            where it carries gradient. It makes refinements converge: further ones do no harm.
+            where it carries gradient. It makes refinements converge: further ones hardly matter.
         arguments, named_arguments: those of :class:`LanguageModule`.
     """
 
