@@ -113,6 +113,43 @@ def test_the_honest_comparisons_differ_by_recursion_alone(tmp_path: Path, name: 
         assert configs[0][part] == configs[1][part], part
 
 
+def test_the_ablation_changes_one_thing_at_a_time(tmp_path: Path) -> None:
+    made = plan(tmp_path, "compare=ablation_char", forwarded=("data=shakespeare_char",))
+    assert made.baseline == "trm"
+    settings = {
+        name: flatten(OmegaConf.to_container(config.model)) for name, config in made.configs.items()
+    }
+    shipped = settings.pop("trm")
+    changed = {
+        name: {key for key in shipped.keys() | own.keys() if shipped.get(key) != own.get(key)}
+        for name, own in settings.items()
+        if name != "ar"
+    }
+    # The latent takes over passes of the answer, and what derives from a key goes with it.
+    derived = {"net.context_size", "net.grad_refinements"}
+    assert {name: keys - derived for name, keys in changed.items()} == {
+        "supervised_at_end": {"earlier_weight"},
+        "truncated": set(),
+        "latent": {"net.n_refinements", "net.n_recursions"},
+        "chunk_1": {"net.chunk_size"},
+        "chunk_8": {"net.chunk_size"},
+        "chunk_32": {"net.chunk_size"},
+        "look_ahead_as_much": {"draft_weight"},
+        "norm_pre": {"net.norm"},
+        "positions_learned": {"net.positions"},
+    }
+    assert changed["truncated"] == {"net.grad_refinements"}
+
+
+def flatten(values: Any) -> dict[str, Any]:
+    """Return a container's values by their dotted keys."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        inner = flatten(value).items() if isinstance(value, dict) else [("", value)]
+        found |= {f"{key}.{rest}".rstrip("."): leaf for rest, leaf in inner}
+    return found
+
+
 @pytest.mark.parametrize("name", ["sources_word", "sources_char"])
 def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, f"compare={name}", "seeds=1", "scale=0.01")
