@@ -116,3 +116,15 @@ def test_damaged_checkpoints_are_refused(configure: Configure, damage: str) -> N
         file = file.with_name("none.ckpt")
     with pytest.raises(UserError, match=str(file)):
         load_run(file)
+
+
+def test_a_run_of_another_version_is_refused_with_its_setting(configure: Configure) -> None:
+    cfg = configure("model=ar", "budget.steps=1")
+    train(cfg)
+    file = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    checkpoint["run"]["config"]["model"]["net"]["long_gone"] = 3
+    torch.save(checkpoint, file)
+    with pytest.raises(UserError, match=r"cannot build: .*long_gone") as raised:
+        load_run(file)
+    assert str(file) in str(raised.value)

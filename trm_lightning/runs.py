@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -51,14 +52,21 @@ def load_run(path: str | Path, device: torch.device | None = None) -> LoadedRun:
     """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
 
     Raises:
-        UserError: where there is no checkpoint, or it cannot be read.
+        UserError: where there is no checkpoint, or it cannot be read or is of another version.
     """
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
     facts = checkpoint["run"]
     config = OmegaConf.create(facts["config"])
     tokenizer = tokenizer_from_state(facts["tokenizer"])
-    net = build_net(config, tokenizer)
+    try:
+        net = build_net(config, tokenizer)
+    except InstantiationException as error:
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise UserError(
+            f"{file} describes a net that this version of trm_lightning cannot build: {reason}",
+            "Settings change between versions; results.json names the commit of this run.",
+        ) from error
     weights = {
         key.removeprefix("net."): value
         for key, value in checkpoint["state_dict"].items()
