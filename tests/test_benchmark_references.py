@@ -7,11 +7,13 @@ import pytest
 import torch
 from benchmark_tiny import JOINT, configured, pairs
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from trm_lightning.benchmarking import flops, references, subjects, timing
+from trm_lightning.cli.compose import conf_dir
 from trm_lightning.modules import LanguageModule
+from trm_lightning.modules.muon import Muon
 
 
 @pytest.fixture
@@ -78,6 +80,24 @@ def test_formulas_are_what_torch_counts(cfg: DictConfig, kind: str) -> None:
         head = 3 * 2 * 2 * supervised * 16 * 13
         random = head / 4 if kind == "left_to_right" else 0
         assert abs(counted - formula) <= random, (changes, supervised)
+
+
+@pytest.mark.parametrize("model", ["ar", "trm"])
+def test_shipped_models_are_those_of_the_configs(cfg: DictConfig, model: str) -> None:
+    module = subjects.shipped(cfg, model, 8).train()
+    assert type(module.make_optimizer(module.net)) is Muon
+    loss, tokens = subjects.loss_of(module), torch.randint(13, (2, 8))
+    answers = subjects.n_answers(module)
+    assert flops.training_flops(module.net, 2, 8, 8, answers) == timing.count_flops(
+        lambda: loss(tokens).backward()
+    )
+    if model == "trm":
+        settings = OmegaConf.load(conf_dir() / "model" / "trm.yaml").net
+        for name in "n_refinements", "n_recursions", "chunk_size", "attention", "chunk_start":
+            assert getattr(module.net, name) == settings[name]
+        assert answers == settings.n_refinements
+        at_end = subjects.shipped(cfg, "trm", 8, {"chunk_size": 1}, earlier_weight=0.0)
+        assert subjects.n_answers(at_end) == 1
 
 
 def test_formulas_of_the_references(cfg: DictConfig) -> None:

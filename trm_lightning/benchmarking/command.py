@@ -34,7 +34,7 @@ _COUNTS = (
     "sources.supervised", "scoring.strides", "scoring.split_tokens", "generation.prompt_tokens",
     "generation.n_tokens", "lightning.steps", "startup.repetitions", "startup.steps",
     "scaling.repetitions", "scaling.window", "scaling.window_batch", "scaling.chunk_size",
-    "scaling.n_recursions", "scaling.batch",
+    "scaling.n_refinements", "scaling.batch",
 )  # fmt: skip
 
 

@@ -44,7 +44,9 @@ class Blocks:
         return self.n_layers * self.one(rows, keys)
 
 
-def training_flops(net: LanguageNet, batch: int, window: int, supervised: int) -> float:
+def training_flops(
+    net: LanguageNet, batch: int, window: int, supervised: int, n_answers: int = 1
+) -> float:
     """Return the operations of a supervision step, forward and backward.
 
     With ``factorization=left_to_right`` a random number of tokens of each chunk is revealed and
@@ -55,6 +57,7 @@ def training_flops(net: LanguageNet, batch: int, window: int, supervised: int) -
         batch: B.
         window: T, a multiple of the chunk.
         supervised: S, the last tokens of each window.
+        n_answers: how many of the last refinements have their answer supervised.
     """
     if isinstance(net, AutoregressiveNet):
         return causal_flops(
@@ -62,7 +65,9 @@ def training_flops(net: LanguageNet, batch: int, window: int, supervised: int) -
         )
     if isinstance(net, RecursiveNet):
         kinds = {"cached": _cached_flops, "joint": _joint_flops, "recursive": _recursive_flops}
-        return kinds[net.attention](net, batch, window, supervised)
+        earlier = (n_answers - 1) * _predicted(net, supervised)
+        head = 3 * _head(Blocks(net.width, 0), net.vocab_size, batch * earlier)
+        return kinds[net.attention](net, batch, window, supervised) + head
     raise TypeError(f"no formula for {type(net).__name__}")
 
 
@@ -150,7 +155,7 @@ def _states(net: RecursiveNet, window: int, supervised: int) -> int:
 
 def _predicted(net: RecursiveNet, supervised: int) -> float:
     """Return how many of the supervised tokens of a window are not revealed, on average."""
-    if net.factorization == "parallel" or net.chunk_size == 1:
+    if not net.reveals:
         return supervised
     return supervised * (net.chunk_size + 1) / (2 * net.chunk_size)
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 from omegaconf import DictConfig
 
-from trm_lightning.benchmarking.subjects import ar, random_tokens, shipped, trm
+from trm_lightning.benchmarking.subjects import random_tokens, shipped
 from trm_lightning.benchmarking.timing import Variant, measure, peak
 from trm_lightning.benchmarking.training import variant_of
 from trm_lightning.reporting.plots import COLORS, FAINT, MARKERS
@@ -17,7 +17,7 @@ from trm_lightning.reporting.plots import COLORS, FAINT, MARKERS
 PANELS = {
     "window": "tokens of a window",
     "chunk_size": "tokens of a chunk",
-    "n_recursions": "recursions n",
+    "n_refinements": "refinements T",
     "batch": "windows of a batch",
 }
 
@@ -42,12 +42,10 @@ def _variants(cfg: DictConfig, device: torch.device, panel: str, size: int) -> l
     window = size if panel == "window" else cfg.window
     batch = {"batch": size, "window": cfg.scaling.window_batch}.get(panel, cfg.batch)
     tokens = random_tokens(cfg, batch, window, device)
-    changes: dict[str, Any] = {**shipped()}
-    if panel in ("chunk_size", "n_recursions"):
-        changes[panel] = size
-    modules = {"TRM": trm(cfg, window, **changes)} | (
-        {"AR": ar(cfg, window)} if panel in ("window", "batch") else {}
-    )
+    changed = {panel: size} if panel in ("chunk_size", "n_refinements") else {}
+    modules = {"TRM": shipped(cfg, "trm", window, changed)}
+    if not changed:
+        modules["AR"] = shipped(cfg, "ar", window)
     found = []
     for net, module in modules.items():
         name = f"{net}, {PANELS[panel]}: {size}"

@@ -37,11 +37,11 @@ def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
         _scores("TRM joint in the sources' shape", joint, in_short, short.supervised, PLAIN_TRM),
     ]
     tokens = random_tokens(cfg, cfg.batch, window, device)
-    kinds: list[tuple[str, dict[str, Any]]] = [
-        ("cached, query, parallel", PARALLEL),
-        ("cached, draft, left_to_right", {}),
-        ("as shipped", shipped()),
-    ]
+    trms = {
+        "TRM": shipped(cfg, "trm", window).net,
+        "TRM cached, query, parallel": trm(cfg, window, **PARALLEL).net,
+        "TRM cached, draft, left_to_right": trm(cfg, window).net,
+    }
     for stride in cfg.scoring.strides:
         name = f"plain GPT, stride {stride}"
         gpt = plain(cfg, FusedGpt, window=window, supervised=stride).to(device).eval()
@@ -49,10 +49,8 @@ def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
             _plain_scores(name, gpt, tokens),
             _scores(f"AR, stride {stride}", ar(cfg, window).net, tokens, stride, name),
         ]
-        for kind, changes in kinds:
-            net = trm(cfg, window, **changes).net
-            full = f"TRM {kind}, stride {stride}"
-            variants.append(_scores(full, net, tokens, stride, PLAIN_TRM))
+        for kind, net in trms.items():
+            variants.append(_scores(f"{kind}, stride {stride}", net, tokens, stride, PLAIN_TRM))
     rows = measure("scoring", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
     n_tokens = cfg.scoring.split_tokens
     for row in rows:
@@ -68,9 +66,9 @@ def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any
     recursive = sources_trm(cfg, given=False).to(device).eval()
     ours: list[tuple[str, LanguageNet, str]] = [
         ("AR", ar(cfg, cfg.window).net, "plain GPT"),
+        ("TRM", shipped(cfg, "trm", cfg.window).net, PLAIN_TRM),
         ("TRM cached, query, parallel", trm(cfg, cfg.window, **PARALLEL).net, PLAIN_TRM),
         ("TRM cached, draft, left_to_right", trm(cfg, cfg.window).net, PLAIN_TRM),
-        ("TRM as shipped", trm(cfg, cfg.window, **shipped()).net, PLAIN_TRM),
     ]
     variants = []
     for n_tokens in dict.fromkeys((1, cfg.generation.n_tokens)):

@@ -5,40 +5,49 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from hydra.utils import instantiate
+from omegaconf import DictConfig
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trm_lightning.benchmarking import references
-from trm_lightning.cli.compose import conf_dir
 from trm_lightning.modules import ARModule, LanguageModule, TRMModule
 from trm_lightning.modules.optim import adamw, constant
 from trm_lightning.nets import AutoregressiveNet, RecursiveNet
 
 Loss = Callable[[Tensor], Tensor]
-OURS = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matrices_only=True)
-_RECURSION = (
-    "chunk_size", "n_refinements", "n_recursions", "n_supervision", "grad_refinements",
-    "chunk_start", "attention", "factorization",
-)  # fmt: skip
+_ADAMW = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matrices_only=True)
+
+
+def shipped(
+    cfg: DictConfig, model: str, window: int, net: dict[str, Any] | None = None, **settings: Any
+) -> LanguageModule:
+    """Return a model of ``cfg.models`` in the shape of ``cfg.net``, with ``cfg.optimizer``.
+
+    Args:
+        cfg: the benchmark's config.
+        model: ``ar`` or ``trm``.
+        window: tokens of a window, all supervised.
+        net: settings of the net that differ from the YAML's.
+        settings: of the module that differ.
+    """
+    shape = _shape(cfg, window) | (net or {})
+    module: LanguageModule = instantiate(
+        cfg.models[model], net=shape, supervised_tokens=window, **settings
+    )
+    return module
 
 
 def ar(cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any) -> ARModule:
-    """Return an autoregressive module in the shape of ``cfg.net``."""
+    """Return an autoregressive module in the shape of ``cfg.net``, with the references' AdamW."""
     net = AutoregressiveNet(**_shape(cfg, window) | changes)
-    return ARModule(net, OURS, _SCHEDULE, supervised or window)
+    return ARModule(net, _ADAMW, _SCHEDULE, supervised or window)
 
 
 def trm(cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any) -> TRMModule:
-    """Return a TRM module in the shape of ``cfg.net`` and ``cfg.recursion``."""
+    """Return a TRM module in the shape of ``cfg.net`` and ``cfg.recursion``, with AdamW."""
     net = RecursiveNet(**_shape(cfg, window) | dict(cfg.recursion) | changes)
-    return TRMModule(net, OURS, _SCHEDULE, supervised or window)
-
-
-def shipped() -> dict[str, Any]:
-    """Return how the TRM of ``conf/model/trm_cached.yaml`` recurs."""
-    net = OmegaConf.load(conf_dir() / "model" / "trm_cached.yaml").net
-    return {name: net[name] for name in _RECURSION}
+    return TRMModule(net, _ADAMW, _SCHEDULE, supervised or window)
 
 
 def plain(
@@ -66,6 +75,13 @@ def random_tokens(cfg: DictConfig, batch: int, window: int, device: torch.device
 def loss_of(module: LanguageModule) -> Loss:
     """Return the loss of a module's first supervision step."""
     return lambda tokens: module.supervision_step(tokens, None).loss
+
+
+def n_answers(module: LanguageModule) -> int:
+    """Return after how many refinements the answer is supervised."""
+    if isinstance(module, TRMModule) and module.earlier_weight > 0:
+        return min(module.net.grad_refinements, module.net.n_refinements)
+    return 1
 
 
 def training_step(

@@ -17,6 +17,7 @@ from trm_lightning.benchmarking.references import FusedGpt, PlainBaseline, Plain
 from trm_lightning.benchmarking.subjects import (
     ar,
     loss_of,
+    n_answers,
     plain,
     random_tokens,
     shipped,
@@ -33,7 +34,7 @@ SOURCES_AR = "plain baseline of the sources"
 SOURCES_AR_LAST = f"{SOURCES_AR}, last logits only"
 SOURCES_TRM = "plain TRM of the sources"
 SHAPE = "sources' shape"
-TRM = "TRM cached, draft, left_to_right"
+AR, TRM = "AR", "TRM"
 
 
 def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -56,7 +57,7 @@ def variant_of(
     batch, window = tokens.shape
     supervised = module.supervised_tokens
     step = training_step(net, loss, module.make_optimizer(net), tokens)
-    flops = training_flops(net, batch, window, supervised)
+    flops = training_flops(net, batch, window, supervised, n_answers(module))
     return Variant(
         name, step, batch * supervised, flops, references, lambda: loss(tokens).backward(), facts
     )
@@ -72,14 +73,17 @@ def _ours(cfg: DictConfig, device: torch.device) -> list[Variant]:
         "chunk_start": "target",
     }  # fmt: skip
     dry = ar(cfg, window, norm="pre", dropout=0.0)
+    least = shipped(cfg, "trm", window, {"chunk_size": 1}, earlier_weight=0.0)
     nets: list[tuple[str, LanguageModule, Tensor, tuple[str, ...]]] = [
-        ("AR", ar(cfg, window), tokens, (GPT, SOURCES_AR, SOURCES_AR_LAST)),
-        ("AR, norm=pre", ar(cfg, window, norm="pre"), tokens, (GPT, SOURCES_AR)),
-        ("AR, norm=pre, no dropout", dry, tokens, (GPT_DRY,)),
-        (f"AR, {SHAPE}", ar(cfg, last, chunk, norm="pre"), short, (SOURCES_AR_LAST,)),
+        (AR, shipped(cfg, "ar", window), tokens, (GPT, SOURCES_AR, SOURCES_AR_LAST)),
+        (TRM, shipped(cfg, "trm", window), tokens, (AR, SOURCES_TRM)),
+        (f"{TRM}, chunks of 1, supervised at the end", least, tokens, (AR, SOURCES_TRM)),
+        ("AR, AdamW", ar(cfg, window), tokens, (GPT,)),
+        ("AR, AdamW, norm=pre", ar(cfg, window, norm="pre"), tokens, (GPT,)),
+        ("AR, AdamW, norm=pre, no dropout", dry, tokens, (GPT_DRY,)),
+        (f"AR, AdamW, {SHAPE}", ar(cfg, last, chunk, norm="pre"), short, (SOURCES_AR_LAST,)),
         ("TRM cached, query, parallel", trm(cfg, window, **query), tokens, (SOURCES_TRM,)),
-        (TRM, trm(cfg, window), tokens, (SOURCES_TRM,)),
-        ("TRM as shipped", trm(cfg, window, **shipped()), tokens, (SOURCES_TRM,)),
+        ("TRM cached, draft, left_to_right", trm(cfg, window), tokens, (SOURCES_TRM,)),
         (f"TRM joint, {SHAPE}", trm(cfg, last, chunk, **joint), short, (SOURCES_TRM,)),
     ]
     return [variant_of(*net) for net in nets]
@@ -124,12 +128,9 @@ def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
     """Return lower precision and compilation; `reduce-overhead` replays CUDA graphs."""
     tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
     variants = []
-    for net, make, plain_name in (
-        ("AR", ar, "AR"),
-        ("TRM", trm, "TRM cached, draft, left_to_right"),
-    ):
+    for model, plain_name in (("ar", AR), ("trm", TRM)):
         for mode in (None, "default", "reduce-overhead"):
-            module = make(cfg, cfg.window)
+            module = shipped(cfg, model, cfg.window)
             module.net.to(device).train()
             if mode is not None:
                 module.net.compile(mode=mode)
@@ -140,7 +141,7 @@ def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
                     return module.supervision_step(ids, None).loss
 
             step = training_step(module.net, loss, module.make_optimizer(module.net), tokens)
-            name = f"{net}, bf16" + (f", compiled ({mode})" if mode else "")
-            flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window)
+            name = f"{plain_name}, bf16" + (f", compiled ({mode})" if mode else "")
+            flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window, n_answers(module))
             variants.append(Variant(name, step, tokens.numel(), flops, (plain_name,)))
     return variants
