@@ -99,6 +99,9 @@ class BenchmarkConfig:
     """conf/benchmark.yaml."""
 
     data: Any
+    models: Any
+    optimizer: Any
+    schedule: Any
     sections: list[str]
     repetitions: int
     seconds_per_measurement: float
