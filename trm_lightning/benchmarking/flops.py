@@ -66,7 +66,8 @@ def training_flops(
     if isinstance(net, RecursiveNet):
         kinds = {"cached": _cached_flops, "joint": _joint_flops, "recursive": _recursive_flops}
         earlier = (n_answers - 1) * _predicted(net, supervised)
-        head = 3 * _head(Blocks(net.width, 0), net.vocab_size, batch * earlier)
+        blocks = Blocks(net.width, len(net.layers))
+        head = 3 * _head(blocks, net.vocab_size, batch * earlier)
         return kinds[net.attention](net, batch, window, supervised) + head
     raise TypeError(f"no formula for {type(net).__name__}")
 
