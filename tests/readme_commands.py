@@ -10,6 +10,7 @@ repository's files but outputs/ of its own. A comment on the line before a block
 Usage: python tests/readme_commands.py README.md
 """
 
+import contextlib
 import os
 import re
 import shlex
@@ -18,6 +19,12 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import Call, check_call
+from trm_lightning.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(r"(?:<!-- (?P<mark>\w+) -->\n)?```bash\n(?P<text>.*?)```", re.DOTALL)
@@ -44,50 +51,59 @@ def _check_block(place: str, mark: str | None, text: str, scratch: str) -> bool:
     if mark == "skip":
         print(f"{place} skipped")
         return True
-    script = text if mark is None else "\n".join(_checks(text))
     start = time.monotonic()
+    wrong = _run(text, scratch) if mark is None else _compose_all(text, scratch)
+    verdict = "ok" if wrong is None else "FAILED"
+    print(f"{place} {mark or 'run'}: {verdict} ({time.monotonic() - start:.1f} s)", flush=True)
+    if wrong is not None:
+        print(f"{text}\n{wrong}")
+    return wrong is None
+
+
+def _run(script: str, folder: str) -> str | None:
+    """Run a script; None, or how it ended and the last of what it said."""
     result = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", script],
-        cwd=scratch,
+        cwd=folder,
         env={**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    verdict = "ok" if result.returncode == 0 else f"FAILED with status {result.returncode}"
-    print(f"{place} {mark or 'run'}: {verdict} ({time.monotonic() - start:.1f} s)")
-    if result.returncode != 0:
-        print(f"{text}\n{result.stdout[-3000:]}")
-    return result.returncode == 0
+    if result.returncode == 0:
+        return None
+    return f"{result.stdout[-3000:]}\nstatus {result.returncode}"
 
 
-def _checks(text: str) -> list[str]:
-    """For each command of a long block the quick command that checks it."""
-    checks = []
+def _compose_all(text: str, folder: str) -> str | None:
+    """Check a long block's commands without running them; None, or what is wrong with them.
+
+    All in this process: importing the package takes longer than composing a config.
+    """
+    wrong = []
     for line in text.replace("\\\n", " ").splitlines():
         command = COMMAND.match(line.strip())
         if command:
-            arguments = [command["name"], *shlex.split(command["arguments"], comments=True)]
-            checks.append(f"python {shlex.quote(__file__)} --check {shlex.join(arguments)}")
+            arguments = shlex.split(command["arguments"], comments=True)
+            with contextlib.chdir(folder):
+                wrong.append(_check_command(command["name"], arguments))
         elif line.startswith("make "):
-            checks.append(line.replace("make ", "make -n ", 1))
-    return checks
+            wrong.append(_run(line.replace("make ", "make -n ", 1), folder))
+    return "\n".join(found for found in wrong if found is not None) or None
 
 
-def check_command(name: str, arguments: list[str]) -> None:
-    """Compose and check what a command would run with."""
-    from hydra._internal.utils import get_args_parser
-
-    from trm_lightning.cli import resolvers
-    from trm_lightning.cli.compose import Call, check_call
-
-    resolvers.register()
-    args = get_args_parser().parse_args(arguments)
-    check_call(Call.parse(name, args), args.overrides)
+def _check_command(name: str, arguments: list[str]) -> str | None:
+    """Compose and check what a command would run with; None, or what is wrong with it."""
+    try:
+        args = get_args_parser().parse_args(arguments)
+        check_call(Call.parse(name, args), args.overrides)
+    except UserError as error:
+        return f"trm-{name}: {error}"
+    except SystemExit:
+        return f"trm-{name}: its flags cannot be read: {arguments}"
+    return None
 
 
 if __name__ == "__main__":
-    if sys.argv[1] == "--check":
-        check_command(sys.argv[2], sys.argv[3:])
-    else:
-        sys.exit(check(Path(sys.argv[1])) > 0)
+    resolvers.register()
+    sys.exit(check(Path(sys.argv[1])) > 0)
