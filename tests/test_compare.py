@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from compare_folders import make_run
 from conftest import TINY
 from hydra import compose, initialize_config_dir
@@ -283,6 +284,59 @@ def test_a_mistake_before_training_ends_it_all(
     with pytest.raises(UserError, match="no such text"):
         train_all(small_plan(tmp_path), lambda failures: None)
     assert len(started) == 1
+
+
+MEET = """
+import os, pathlib, sys, time
+folder = pathlib.Path(sys.argv[1])
+folder.with_suffix(".started").write_text(os.environ["OMP_NUM_THREADS"])
+deadline = time.monotonic() + float(PATIENCE)
+while len(list(folder.parent.glob("*.started"))) < 2:
+    if time.monotonic() > deadline: sys.exit("alone")
+    time.sleep(0.01)
+"""
+
+
+def test_workers_train_at_the_same_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small_plan(tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + FINISH)
+    told: list[dict[Path, str]] = []
+    assert train_all(made, told.append, workers=2) == {}
+    assert told == [{}, {}]
+    marks = list((tmp_path / "runs").glob("*.started"))
+    assert [mark.read_text() for mark in marks] == ["3", "3"]
+    with pytest.raises(UserError, match="workers=0"):
+        train_all(made, told.append, workers=0)
+
+
+def test_one_worker_trains_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = small_plan(tmp_path)
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    stand_in(monkeypatch, MEET.replace("PATIENCE", "0.5") + FINISH)
+    assert train_all(made, lambda failures: None) == {made.runs[0].folder: "alone"}
+    assert (tmp_path / "runs" / "ar_seed1.started").read_text() == "5"  # as the user has it
+
+
+def test_a_mistake_lets_the_other_worker_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saving = """
+if "2" in folder.name:
+    import signal
+    def save(*_): folder.with_suffix(".saved").touch(); sys.exit(3)
+    signal.signal(signal.SIGTERM, save)
+    folder.with_suffix(".ready").touch()
+    time.sleep(60); sys.exit("never stopped")
+while not list(folder.parent.glob("*.ready")): time.sleep(0.01)
+print("no such text"); sys.exit(2)
+"""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + saving)
+    with pytest.raises(UserError, match="no such text"):
+        train_all(small_plan(tmp_path), lambda failures: None, workers=2)
+    assert (tmp_path / "runs" / "ar_seed2.saved").exists()
 
 
 def test_runs_with_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:

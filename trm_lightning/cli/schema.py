@@ -150,6 +150,7 @@ class CompareConfig(TrainConfig):
     baseline: str | None
     parity: str
     scale: float
+    workers: int
     study: str | None
 
 

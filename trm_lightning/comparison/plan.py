@@ -33,7 +33,7 @@ from trm_lightning.errors import UserError
 # Keys of conf/compare.yaml; what else it has is conf/train.yaml's.
 _OWN_KEYS = {
     "name", "models", "entries", "common", "runs", "seeds", "baseline", "parity", "budget",
-    "scale", "study",
+    "scale", "workers", "study",
 }  # fmt: skip
 _INSTEAD = {
     "model": "Give models=[ar,trm].",

@@ -1,15 +1,18 @@
 """Training the runs of a plan, one process each, so that a crash or a kill costs one at most."""
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import IO, Any
 
+import torch
 from omegaconf import OmegaConf
 from tqdm import tqdm
 
@@ -27,62 +30,96 @@ POLL_SECONDS = 1.0
 
 
 def train_all(
-    plan: Plan, after_each: Callable[[dict[Path, str]], None], progress: bool = True
+    plan: Plan,
+    after_each: Callable[[dict[Path, str]], None],
+    workers: int = 1,
+    progress: bool = True,
 ) -> dict[Path, str]:
     """Train every run that has no results yet; a run that fails does not stop the others.
 
     Args:
         plan: what to train.
         after_each: called after each run with the failures so far.
+        workers: how many runs to train at a time; they share the cores.
         progress: whether to show a bar.
 
     Returns:
         Why runs failed, by folder.
 
     Raises:
-        UserError: where a run could not even start, for a reason that the user can mend.
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the run in progress has saved its state.
+        UserError: where a run could not even start, for a reason that the user can mend, or there
+            are no workers.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, when the runs in progress have saved their
+            state.
     """
+    if workers < 1:
+        raise UserError(f"workers={workers}: at least one run has to be trained at a time.")
     failures: dict[Path, str] = {}
     refuse_other_settings(plan)
-    bar = tqdm(total=len(plan.runs), unit="run", dynamic_ncols=True, disable=not progress)
-    with bar, _sigterm_as_ctrl_c():
-        for run in plan.runs:
-            bar.set_description(run.folder.name)
-            if not is_finished(run.folder):
-                failure = train_one(run, plan.call.flags(), bar)
+    waiting = [run for run in plan.runs if not is_finished(run.folder)]
+    done = len(plan.runs) - len(waiting)
+    bar = tqdm(
+        total=len(plan.runs), initial=done, unit="run", dynamic_ncols=True, disable=not progress
+    )
+    started: list[_Training] = []
+    with bar, _sigterm_as_ctrl_c(), _stopping(started, bar):
+        while waiting or started:
+            while waiting and len(started) < workers:
+                started.append(_Training.start(waiting.pop(0), plan.call.flags(), workers))
+            _show(started, bar)
+            for training in _ended(started):
+                started.remove(training)
+                run = training.run
+                failure = training.failure()
                 if failure is not None:
                     failures[run.folder] = failure
                     bar.write(f"{run.folder.name} failed: {failure.splitlines()[-1]}")
                 after_each(failures)
-            bar.set_postfix_str("", refresh=False)
-            bar.update()
+                bar.update()
     return failures
 
 
-def train_one(run: PlannedRun, flags: list[str], bar: "tqdm[Any]") -> str | None:
-    """Train a run, or go on with it from its last checkpoint.
+@dataclass
+class _Training:
+    """A run's process, and where in the run's log its words begin."""
 
-    Returns:
-        None, or the end of what the run said when it failed.
-    """
-    run.folder.parent.mkdir(parents=True, exist_ok=True)
-    log_file = run.folder.with_name(f"{run.folder.name}.log")
-    with log_file.open("ab") as log:
-        _wait_for_orphan(log, run.folder.name)
-        if is_finished(run.folder):
+    run: PlannedRun
+    process: "subprocess.Popen[bytes] | None"  # None: another comparison's process has ended it
+    log_file: Path
+    log_start: int
+
+    @classmethod
+    def start(cls, run: PlannedRun, flags: list[str], workers: int) -> "_Training":
+        """Train a run, or go on with it from its last checkpoint."""
+        run.folder.parent.mkdir(parents=True, exist_ok=True)
+        log_file = run.folder.with_name(f"{run.folder.name}.log")
+        with log_file.open("ab") as log:
+            _wait_for_orphan(log, run.folder.name)
+            said_before, process = log_file.stat().st_size, None
+            if not is_finished(run.folder):
+                process = subprocess.Popen(
+                    training_command(run, flags),
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=log,
+                    env={**_share_of_the_cores(workers), **os.environ},
+                )
+        return cls(run, process, log_file, said_before)
+
+    def failure(self) -> str | None:
+        """Return None, or the end of what the run said when it failed.
+
+        Raises:
+            UserError: where it could not even start, for a reason that the user can mend.
+        """
+        status = self.process.wait() if self.process else 0
+        if status == 0:
             return None
-        start = log_file.stat().st_size
-        process = subprocess.Popen(
-            training_command(run, flags), stdin=subprocess.DEVNULL, stdout=log, stderr=log
-        )
-        status = _follow(process, run.folder, bar)
-    if status == 0:
-        return None
-    said = log_file.read_bytes()[start:].decode("utf-8", errors="replace").strip()
-    if status == MISTAKE and not _last_checkpoint(run.folder).is_file():
-        raise UserError(said or f"{run.folder.name} could not start.", f"This is in {log_file}.")
-    return said or f"ended with status {status}"
+        said = self.log_file.read_bytes()[self.log_start :].decode("utf-8", "replace").strip()
+        if status == MISTAKE and not _last_checkpoint(self.run.folder).is_file():
+            name = self.run.folder.name
+            raise UserError(said or f"{name} could not start.", f"This is in {self.log_file}.")
+        return said or f"ended with status {status}"
 
 
 def training_command(run: PlannedRun, flags: list[str]) -> list[str]:
@@ -122,19 +159,41 @@ def refuse_other_settings(plan: Plan) -> None:
             )
 
 
-def _follow(process: "subprocess.Popen[bytes]", folder: Path, bar: "tqdm[Any]") -> int:
-    """Wait for a run, showing its last numbers; Ctrl-C lets it save its state first."""
+def _ended(started: list[_Training]) -> list[_Training]:
+    """Return the runs that have ended; waits a moment for the first of them."""
+    first = started[0].process
+    if first is not None:
+        with suppress(subprocess.TimeoutExpired):
+            first.wait(POLL_SECONDS)
+    return [run for run in started if run.process is None or run.process.poll() is not None]
+
+
+@contextmanager
+def _stopping(started: list[_Training], bar: "tqdm[Any]") -> Iterator[None]:
+    """Let the runs in progress save their state when the comparison is stopped."""
     try:
-        while True:
-            try:
-                return process.wait(POLL_SECONDS)
-            except subprocess.TimeoutExpired:
-                bar.set_postfix_str(_progress(folder))
-    except KeyboardInterrupt:
-        bar.write("stopping; the same command goes on from here", file=sys.stderr)
-        process.terminate()
-        process.wait()
+        yield
+    except BaseException as error:
+        processes = [training.process for training in started if training.process]
+        if isinstance(error, KeyboardInterrupt):
+            bar.write("stopping; the same command goes on from here", file=sys.stderr)
+        for process in processes:
+            process.terminate()
+        for process in processes:
+            process.wait()
         raise
+
+
+def _share_of_the_cores(workers: int) -> dict[str, str]:
+    """Return the environment that keeps runs at a time from taking all cores each."""
+    threads = max(1, torch.get_num_threads() // workers)
+    return {"OMP_NUM_THREADS": str(threads)} if workers > 1 else {}
+
+
+def _show(started: list[_Training], bar: "tqdm[Any]") -> None:
+    folders = [training.run.folder for training in started]
+    bar.set_description(", ".join(folder.name for folder in folders), refresh=False)
+    bar.set_postfix_str("; ".join(_progress(folder) for folder in folders))
 
 
 def _progress(folder: Path) -> str:

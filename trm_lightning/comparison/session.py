@@ -51,7 +51,8 @@ def compare(cfg: DictConfig) -> bool:
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
         if cfg.parity == "parameters":
             check_same_parameters(plan)
-        failures = train_all(plan, partial(_write_planned, cfg, folder, plan), cfg.progress)
+        keep = partial(_write_planned, cfg, folder, plan)
+        failures = train_all(plan, keep, cfg.workers, cfg.progress)
         groups, baseline = groups_of(plan, failures), plan.baseline
     comparison = write_comparison(cfg, folder, groups, baseline)
     print("\n" + (folder / "table.md").read_text(encoding="utf-8"))
