@@ -177,6 +177,8 @@ def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
         (["parity=seconds", "budget.tokens=9"], "needs a budget in seconds"),
         (["budget.seconds=9"], "unequal tokens"),
         (["scale=2"], "scale=2"),
+        (["workers=0"], "workers=0"),
+        (["parity=seconds", "budget.seconds=9", "workers=2"], "Leave workers=1"),
     ],
 )
 def test_mistakes_are_named_before_anything_is_trained(
@@ -197,10 +199,21 @@ def test_entries_on_different_text_are_refused_before_anything_is_trained(tmp_pa
         make_plan(cfg, tmp_path, [], CALL)
 
 
-def test_an_entry_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("entries", "said"),
+    [
+        ("[{name: a, overides: []}]", "`overides`; did you mean `overrides`"),
+        ("[{name: a}, {name: b, same_runs_as: c}]", "same_runs_as=c: there is no such entry"),
+        ("[{name: a, same_runs_as: b}, {name: b, same_runs_as: a}]", "=b: there is no such entry"),
+        ("[{name: a}, {name: b, same_runs_as: a, overrides: [seed=1]}]", "b: overrides do nothing"),
+        ("[{name: a, overrides: model=ar}]", "a: overrides='model=ar' is no list"),
+        ("[{overrides: [model=ar]}, ar]", r"model=ar\S+ is no entry.*[\s\S]*'ar' is no entry"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(tmp_path: Path, entries: str, said: str) -> None:
     cfg = config()
-    cfg.entries = [{"name": "a", "overides": []}, {"name": "b", "same_runs_as": "c"}]
-    with pytest.raises(UserError, match=r"`overides`; did you mean `overrides`[\s\S]*=c: there"):
+    cfg.entries = OmegaConf.create(entries)
+    with pytest.raises(UserError, match=said):
         make_plan(cfg, tmp_path, [], CALL)
 
 
@@ -307,8 +320,6 @@ def test_workers_train_at_the_same_time(tmp_path: Path, monkeypatch: pytest.Monk
     assert told == [{}, {}]
     marks = list((tmp_path / "runs").glob("*.started"))
     assert [mark.read_text() for mark in marks] == ["3", "3"]
-    with pytest.raises(UserError, match="workers=0"):
-        train_all(made, told.append, workers=0)
 
 
 def test_one_worker_trains_one_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -337,6 +348,45 @@ print("no such text"); sys.exit(2)
     with pytest.raises(UserError, match="no such text"):
         train_all(small_plan(tmp_path), lambda failures: None, workers=2)
     assert (tmp_path / "runs" / "ar_seed2.saved").exists()
+
+
+def test_training_that_fails_is_no_mistake_of_the_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = small_plan(tmp_path)
+    killed = "import os, sys; print('audit passed', flush=True); os.kill(os.getpid(), 9)"
+    stand_in(monkeypatch, killed)
+    failures = train_all(made, lambda failures: None)
+    assert list(failures.values()) == ["audit passed\nkilled by SIGKILL"] * 2
+    diverging = [*SMALL, "model=ar", "optimizer.lr=1e30", "optimizer.matrix_lr=1e30"]
+    cfg = config("seeds=1", "models=[ar]", "budget.steps=30")
+    diverged = make_plan(cfg, tmp_path / "nan", diverging, CALL)
+    monkeypatch.undo()
+    (said,) = train_all(diverged, lambda failures: None).values()
+    assert "The loss became nan at optimizer step" in said
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="flock")
+def test_training_that_goes_on_alone_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import fcntl
+
+    made = small_plan(tmp_path)
+    started = stand_in(monkeypatch, FINISH)
+    first = made.runs[0].folder
+    first.parent.mkdir()
+    orphans = first.with_name(f"{first.name}.log").open("ab")
+    fcntl.flock(orphans, fcntl.LOCK_EX)
+
+    def end_the_orphan(failures: dict[Path, str]) -> None:
+        if not first.exists():  # the other run has ended; the worker was not held up
+            make_run(first, 1, (10.0, 9.0), overrides=made.runs[0].overrides)
+            orphans.close()
+
+    assert train_all(made, end_the_orphan, workers=2) == {}
+    assert [run.seed for run in started] == [2]
+    assert "ar_seed1 is trained by another process" in capsys.readouterr().err
 
 
 def test_runs_with_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
@@ -376,6 +426,8 @@ def test_given_runs_become_entries_with_seeds(
     assert comparison["entries"][1]["figures"]["best_difference"]["mean"] == -20
     shown = capsys.readouterr().out
     assert "unfinished at step 20" in shown and "100.00 ± 0.00" in shown
+    with pytest.raises(UserError, match="same settings and seed"):
+        compared(monkeypatch, tmp_path, a, other, a)
     (tmp_path / "runs").mkdir()
     with pytest.raises(UserError, match="name="):
         compared(monkeypatch, tmp_path, a)

@@ -1,4 +1,4 @@
-"""The one exception type for mistakes that the user can mend."""
+"""The exceptions for what the user can mend."""
 
 
 class UserError(Exception):
@@ -9,7 +9,15 @@ class UserError(Exception):
         hint: what to do about it; may be empty.
     """
 
+    exit_status = 2
+
     def __init__(self, what: str, hint: str = "") -> None:
         super().__init__(f"{what}\n{hint}" if hint else what)
         self.what = what
         self.hint = hint
+
+
+class TrainingError(UserError):
+    """What only training could find out, such as a loss that is no number: exit status 1."""
+
+    exit_status = 1

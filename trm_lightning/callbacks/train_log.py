@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from trm_lightning.errors import UserError
+from trm_lightning.errors import TrainingError
 from trm_lightning.metrics.likelihood import safe_exp
 from trm_lightning.modules import LanguageModule
 
@@ -29,7 +29,7 @@ class TrainLog(L.Callback):
         path: file of JSON lines, one per logged point; resumed runs go on in it.
 
     Raises:
-        UserError: when a loss is NaN or infinite, naming the optimizer step.
+        TrainingError: when a loss is NaN or infinite, naming the optimizer step.
     """
 
     def __init__(self, log_every: int, path: Path, max_seconds: float | None = None) -> None:
@@ -141,7 +141,7 @@ class TrainLog(L.Callback):
     def _check_finite(self, losses: list[float], step: int) -> None:
         bad = next((i for i, loss in enumerate(losses) if not math.isfinite(loss)), None)
         if bad is not None:
-            raise UserError(
+            raise TrainingError(
                 f"The loss became {losses[bad]} at optimizer step {step - len(losses) + bad + 1}.",
                 "The checkpoints from before are kept. Try a lower learning rate "
                 "(optimizer.lr=…), more warm-up (schedule.warmup_steps=…) or precision=32-true.",

@@ -60,7 +60,7 @@ def _run_alone(command: str, task: Task, cfg: DictConfig, folder: Path) -> float
         screen.show(f"trm-{command}", mistake)
         if made_now and launch.rank() == 0 and not _has_results(folder):
             _remove(folder)
-        sys.exit(2)
+        sys.exit(mistake.exit_status)
 
 
 def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:

@@ -1,6 +1,8 @@
 """What a net costs: parameters before it is trained, and arithmetic per token of training."""
 
 import copy
+import functools
+import json
 from typing import Any
 
 import torch
@@ -37,8 +39,19 @@ def training_flops_per_token(config: Any, vocab_size: int) -> float:
         config: a run's composed config as plain containers.
         vocab_size: V.
     """
-    module = build_module(config, vocab_size).train()
-    window = config["data"]["window_size"]
+    data = {key: config["data"][key] for key in ("window_size", "supervised_tokens")}
+    relevant = {"model": config["model"], "data": data}
+    return _count_flops(json.dumps(relevant, sort_keys=True), vocab_size) / (
+        _WINDOWS * data["window_size"]
+    )
+
+
+@functools.cache  # a comparison asks again after each run
+def _count_flops(config: str, vocab_size: int) -> int:
+    """Return the operations of training on `_WINDOWS` windows; ``config`` is JSON."""
+    settings = json.loads(config)
+    module = build_module(settings, vocab_size).train()
+    window = settings["data"]["window_size"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tokens = torch.randint(vocab_size, (_WINDOWS, window))
@@ -48,7 +61,7 @@ def training_flops_per_token(config: Any, vocab_size: int) -> float:
                 supervised = module.supervision_step(tokens, state)
                 supervised.loss.backward()
                 state = supervised.state
-    return counter.get_total_flops() / tokens.numel()
+    return counter.get_total_flops()
 
 
 def count_parameters(config: Any, vocab_size: int) -> int:

@@ -54,21 +54,37 @@ def read_entries(cfg: DictConfig) -> list[Entry]:
         ]
     else:
         given = OmegaConf.to_container(cfg.entries, resolve=True)
-    known = [field.name for field in fields(Entry)]
-    names = [str(entry.get("name")) for entry in given]
-    problems = [f"the name {name!r} is given twice" for name in names if names.count(name) > 1]
-    for entry in given:
-        unknown = [key for key in entry if key not in known]
-        problems += [f"an entry has no key `{key}`{nearest(key, known)}" for key in unknown]
-        source = entry.get("same_runs_as")
-        if source is not None and source not in names:
-            problems.append(
-                f"same_runs_as={source}: there is no such entry{nearest(source, names)}"
-            )
-    if not given or problems:
-        hint = f"Give models=[…], or entries with the keys {', '.join(known)}."
-        raise combine(list(dict.fromkeys(problems)) or ["there is nothing to compare"], hint)
+    problems = _problems_of(given) or ([] if given else ["there is nothing to compare"])
+    if problems:
+        raise combine(problems, f"Give models=[…], or entries with the keys {', '.join(_KEYS)}.")
     return [Entry(**{**entry, "overrides": tuple(entry.get("overrides", ()))}) for entry in given]
+
+
+_KEYS = [field.name for field in fields(Entry)]
+
+
+def _problems_of(given: list[Any]) -> list[str]:
+    """Return what is wrong with entries as they were written, each thing once."""
+    unnamed = [entry for entry in given if not isinstance(entry, dict) or "name" not in entry]
+    if unnamed:
+        return [f"{entry!r} is no entry with a name" for entry in unnamed]
+    names = [str(entry["name"]) for entry in given]
+    problems = [f"the name {name!r} is given twice" for name in names if names.count(name) > 1]
+    own = [entry["name"] for entry in given if entry.get("same_runs_as") is None]
+    for entry in given:
+        unknown = [key for key in entry if key not in _KEYS]
+        problems += [f"an entry has no key `{key}`{nearest(key, _KEYS)}" for key in unknown]
+        overrides, source = entry.get("overrides", []), entry.get("same_runs_as")
+        if not isinstance(overrides, list):
+            problems.append(f"{entry['name']}: overrides={overrides!r} is no list")
+        if source is not None and overrides:
+            problems.append(f"{entry['name']}: overrides do nothing beside same_runs_as={source}")
+        if source is not None and source not in own:
+            problems.append(
+                f"same_runs_as={source}: there is no such entry with runs of its own"
+                f"{nearest(source, own)}"
+            )
+    return list(dict.fromkeys(problems))
 
 
 def read_seeds(seeds: Any) -> list[int]:
@@ -132,7 +148,7 @@ def check_budget(cfg: DictConfig) -> None:
     """Check that the budget is of the kind that the parity needs.
 
     Raises:
-        UserError: for a parity, scale or budget that cannot be had.
+        UserError: for a parity, scale, budget or number of workers that cannot be had.
     """
     if cfg.parity not in PARITIES:
         raise UserError(
@@ -141,11 +157,19 @@ def check_budget(cfg: DictConfig) -> None:
         )
     if not 0 < cfg.scale <= 1:
         raise UserError(f"scale={cfg.scale}: it must be over 0 and at most 1.")
+    if cfg.workers < 1:
+        raise UserError(f"workers={cfg.workers}: at least one run has to be trained at a time.")
     asked = {name for name, value in cfg.budget.items() if value is not None}
     if cfg.parity == "seconds" and asked != {"seconds"}:
         raise UserError(
             "parity=seconds needs a budget in seconds and nothing else.",
             "Give each run so many seconds of training, e.g. budget.seconds=600.",
+        )
+    if cfg.parity == "seconds" and cfg.workers > 1:
+        raise UserError(
+            f"parity=seconds workers={cfg.workers}: runs at a time slow each other down, and their "
+            "seconds would not be equal.",
+            "Leave workers=1.",
         )
     if cfg.parity != "seconds" and "seconds" in asked:
         raise UserError(

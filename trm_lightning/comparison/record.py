@@ -98,7 +98,7 @@ def group_folders(folders: list[Path]) -> list[Group]:
     """Make entries of run folders: runs whose settings differ in the seed alone are one entry.
 
     Raises:
-        UserError: for a folder that is no run's.
+        UserError: for a folder that is no run's, or a seed that an entry would count twice.
     """
     groups: dict[str, Group] = {}
     for folder in folders:
@@ -111,6 +111,13 @@ def group_folders(folders: list[Path]) -> list[Group]:
         key = folder.name if record.results is None else _settings(record.results)
         if key not in groups:
             groups[key] = Group(Entry(_free_name(record, groups.values())), [])
+        same = [r.folder for r in groups[key].records if r.seed == record.seed]
+        if same:
+            raise UserError(
+                f"runs: {same[0]} and {folder} have the same settings and seed: they are one run, "
+                "and would count as two.",
+                "Give each only once.",
+            )
         groups[key].records.append(record)
     return list(groups.values())
 

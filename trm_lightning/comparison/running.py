@@ -5,6 +5,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -25,8 +26,8 @@ from trm_lightning.results import MEANINGS
 if sys.platform != "win32":
     import fcntl
 
-MISTAKE = 2  # exit status of a command after a UserError
 POLL_SECONDS = 1.0
+LAST_LINES = 20  # of what a run said, kept where it failed
 
 
 def train_all(
@@ -47,13 +48,10 @@ def train_all(
         Why runs failed, by folder.
 
     Raises:
-        UserError: where a run could not even start, for a reason that the user can mend, or there
-            are no workers.
+        UserError: where a run could not even start, for a reason that the user can mend.
         KeyboardInterrupt: after Ctrl-C or SIGTERM, when the runs in progress have saved their
             state.
     """
-    if workers < 1:
-        raise UserError(f"workers={workers}: at least one run has to be trained at a time.")
     failures: dict[Path, str] = {}
     refuse_other_settings(plan)
     waiting = [run for run in plan.runs if not is_finished(run.folder)]
@@ -65,7 +63,7 @@ def train_all(
     with bar, _sigterm_as_ctrl_c(), _stopping(started, bar):
         while waiting or started:
             while waiting and len(started) < workers:
-                started.append(_Training.start(waiting.pop(0), plan.call.flags(), workers))
+                started.append(_Training(waiting.pop(0), plan.call.flags(), workers))
             _show(started, bar)
             for training in _ended(started):
                 started.remove(training)
@@ -81,33 +79,50 @@ def train_all(
 
 @dataclass
 class _Training:
-    """A run's process, and where in the run's log its words begin."""
+    """A run that is trained by a process of its own, as soon as no other comparison trains it."""
 
     run: PlannedRun
-    process: "subprocess.Popen[bytes] | None"  # None: another comparison's process has ended it
-    log_file: Path
-    log_start: int
+    flags: list[str]
+    workers: int
+    process: "subprocess.Popen[bytes] | None" = None
+    log_start: int = 0  # where the process's words begin in the log
+    waits: bool = False  # for another process in this run's folder
 
-    @classmethod
-    def start(cls, run: PlannedRun, flags: list[str], workers: int) -> "_Training":
-        """Train a run, or go on with it from its last checkpoint."""
-        run.folder.parent.mkdir(parents=True, exist_ok=True)
-        log_file = run.folder.with_name(f"{run.folder.name}.log")
-        with log_file.open("ab") as log:
-            _wait_for_orphan(log, run.folder.name)
-            said_before, process = log_file.stat().st_size, None
-            if not is_finished(run.folder):
-                process = subprocess.Popen(
-                    training_command(run, flags),
+    @property
+    def log_file(self) -> Path:
+        """What the run says, beside its folder."""
+        return self.run.folder.with_name(f"{self.run.folder.name}.log")
+
+    def has_ended(self) -> bool:
+        """Start the run where it has not been yet; say whether it has ended."""
+        if self.process is None:
+            self._start()
+        if self.process is None:
+            return not self.waits
+        return self.process.poll() is not None
+
+    def _start(self) -> None:
+        """Train the run, or go on with it from its last checkpoint."""
+        self.run.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.log_file.open("ab") as log:
+            if not _lock(log):
+                if not self.waits:
+                    name = self.run.folder.name
+                    tqdm.write(f"{name} is trained by another process; waiting", file=sys.stderr)
+                self.waits = True
+                return
+            self.waits, self.log_start = False, self.log_file.stat().st_size
+            if not is_finished(self.run.folder):
+                self.process = subprocess.Popen(
+                    training_command(self.run, self.flags),
                     stdin=subprocess.DEVNULL,
                     stdout=log,
                     stderr=log,
-                    env={**_share_of_the_cores(workers), **os.environ},
+                    env={**_share_of_the_cores(self.workers), **os.environ},
                 )
-        return cls(run, process, log_file, said_before)
 
     def failure(self) -> str | None:
-        """Return None, or the end of what the run said when it failed.
+        """Return None, or the last of what the run said when it failed.
 
         Raises:
             UserError: where it could not even start, for a reason that the user can mend.
@@ -116,10 +131,12 @@ class _Training:
         if status == 0:
             return None
         said = self.log_file.read_bytes()[self.log_start :].decode("utf-8", "replace").strip()
-        if status == MISTAKE and not _last_checkpoint(self.run.folder).is_file():
-            name = self.run.folder.name
-            raise UserError(said or f"{name} could not start.", f"This is in {self.log_file}.")
-        return said or f"ended with status {status}"
+        if status == UserError.exit_status and not _last_checkpoint(self.run.folder).is_file():
+            raise UserError(said or f"{self.run.folder.name} could not start.")
+        lines = said.splitlines()[-LAST_LINES:]
+        if status < 0:
+            lines.append(f"killed by {signal.Signals(-status).name}")
+        return "\n".join(lines) or f"ended with status {status}"
 
 
 def training_command(run: PlannedRun, flags: list[str]) -> list[str]:
@@ -160,12 +177,16 @@ def refuse_other_settings(plan: Plan) -> None:
 
 
 def _ended(started: list[_Training]) -> list[_Training]:
-    """Return the runs that have ended; waits a moment for the first of them."""
-    first = started[0].process
-    if first is not None:
-        with suppress(subprocess.TimeoutExpired):
-            first.wait(POLL_SECONDS)
-    return [run for run in started if run.process is None or run.process.poll() is not None]
+    """Return the runs that have ended; waits a moment where there are none."""
+    ended = [training for training in started if training.has_ended()]
+    if not ended:
+        process = next((training.process for training in started if training.process), None)
+        if process is None:
+            time.sleep(POLL_SECONDS)
+        else:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(POLL_SECONDS)
+    return ended
 
 
 @contextmanager
@@ -212,8 +233,8 @@ def _progress(folder: Path) -> str:
     return ", ".join([f"step {lines[-1]['step']:,}", *shown])
 
 
-def _wait_for_orphan(log: IO[bytes], name: str) -> None:
-    """Wait where an earlier comparison was killed and its training goes on alone.
+def _lock(log: IO[bytes]) -> bool:
+    """Take a run's lock; False where an earlier comparison was killed and its training goes on.
 
     The training process inherits the lock with its standard output, so that two never train in
     one folder.
@@ -222,8 +243,8 @@ def _wait_for_orphan(log: IO[bytes], name: str) -> None:
         try:
             fcntl.flock(log, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"{name} is being trained by another process; waiting for it", file=sys.stderr)
-            fcntl.flock(log, fcntl.LOCK_EX)
+            return False
+    return True
 
 
 @contextmanager

@@ -26,6 +26,8 @@ from trm_lightning.comparison.table import render
 from trm_lightning.errors import UserError
 from trm_lightning.runs import environment, write_json
 
+_SHARED = "Trained {} runs at a time: seconds are of runs that may have slowed each other down."
+
 
 def compare(cfg: DictConfig) -> bool:
     """Train what is missing, then write and print the comparison.
@@ -101,7 +103,11 @@ def write_comparison(
         "scale": scale,
         "entries": entries,
         "study": study,
-        "notes": notes_on(groups, entries, parity, scale) + (study["notes"] if study else []),
+        "notes": [
+            *notes_on(groups, entries, parity, scale),
+            *(study["notes"] if study else []),
+            *([_SHARED.format(cfg.workers)] if trained_here and cfg.workers > 1 else []),
+        ],
         "command": ["python", "-m", "trm_lightning.compare", *HydraConfig.get().overrides.task],
         "environment": environment(),
     }
