@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from torch.distributions import Categorical, kl_divergence
 
 from trm_lightning.analysis import analyze
+from trm_lightning.analysis.figures import is_supervised
 from trm_lightning.analysis.groups import FREQUENCIES, PARTS, by_frequency, by_part_of_line
 from trm_lightning.analysis.measure import Measurement, ablations, check_same_as_scored
 from trm_lightning.analysis.sums import Guess, facts
@@ -65,7 +66,10 @@ KINDS = [
     {"factorization": "left_to_right", "chunk_start": "query", "attention": "joint"},
     {"factorization": "parallel", "chunk_start": "target", "positions": "rotary"},
     {"chunk_size": 1, "n_recursions": 0},
-]
+    {"attention": "recursive", "chunk_start": "query", "positions": "rotary"},
+    {"attention": "recursive", "chunk_start": "query", "n_recursions": 0,
+     "factorization": "parallel"},
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -324,6 +328,20 @@ def test_a_recursive_run_is_analyzed(
     for path in (run / "analysis").glob("*.svg"):
         assert ElementTree.parse(path).getroot().tag.endswith("svg")
     assert "more than trained with" in capsys.readouterr().out
+
+
+def test_a_run_that_halts_is_analyzed_at_full_depth_and_with_its_own_bound(
+    configure: Configure,
+) -> None:
+    run, results = run_of(configure, "model=trm", "model.net.halt_below=0.3")
+    content = analyzed(run, halt_below=[1e6], ablations=False)
+    own = next(row for row in content["halting"] if row["halt_below"] == 0.3)
+    assert own["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
+    assert content["recursion"]["halt_below"] == 0.3
+    whole = [row for row in content["steps"] if row["recursion"] == 0]
+    assert [is_supervised(content, row) for row in whole] == [False, *[True] * 3, *[False] * 3]
+    content["recursion"]["earlier_weight"] = 0
+    assert [row["refinement"] for row in whole if is_supervised(content, row)] == [3]
 
 
 def test_part_of_a_split_is_said_to_be_one(

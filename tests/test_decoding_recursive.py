@@ -11,7 +11,7 @@ from torch import Tensor
 
 from trm_lightning import recursive_decoding
 from trm_lightning.decoding import Draw, sample, sample_batch
-from trm_lightning.generation import count_passes
+from trm_lightning.generation import count_blocks
 from trm_lightning.nets import RecursiveNet
 from trm_lightning.nets.growing import GrowingWindow
 from trm_lightning.recursive_decoding import verify
@@ -200,10 +200,10 @@ def test_without_chance_both_ways_write_the_same(chunk_size: int, n_prompt: int)
 
 def refined(net: RecursiveNet, n_tokens: int, speculative: bool) -> float:
     """Return how often states are refined to write a text from nothing."""
-    with count_passes(net) as passes:
+    with count_blocks(net) as blocks:
         ids = list(sample(net, [], n_tokens, generator=rng(), speculative=speculative))
     assert len(ids) == n_tokens
-    return len(passes) / (net.scoring_depth * (net.n_recursions + 1))
+    return len(blocks) / (len(net.layers) * net.scoring_depth * (net.n_recursions + 1))
 
 
 @pytest.mark.parametrize("chunk_size", [2, 3, 4, 6])

@@ -18,13 +18,14 @@ from trm_lightning.data import (
     WordTokenizer,
 )
 from trm_lightning.errors import UserError
-from trm_lightning.generation import count_passes, generate, text_pieces
+from trm_lightning.generation import count_blocks, generate, text_pieces
 from trm_lightning.nets import AutoregressiveNet, RecursiveNet
 
 TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3
 NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads": 2}
 TRM = {"chunk_size": 2, "n_refinements": 2, "n_recursions": 1}
 SETTINGS: dict[str, Any] = {
+    "halt_below": None,
     "prompt": "to be", "n_tokens": 30, "n_samples": 1, "temperature": 0.8, "top_k": None,
     "top_p": None, "seed": 1, "device": "cpu",
 }  # fmt: skip
@@ -119,6 +120,9 @@ def test_the_last_line_says_what_looking_ahead_brings(
     # Two tokens at once, of 2 refinements of 1 + 1 passes.
     said = capsys.readouterr().err
     assert "2.0 passes" in said and "2.00 tokens per run of the recursion" in said
+    # Halted after one refinement; what follows keeps no more than keys and values of one block.
+    run_generate(tmp_path / "ahead", n_tokens=12, halt_below=1e6)
+    assert "passes per token" in capsys.readouterr().err
     run_generate(make_run(tmp_path / "cached", **TRM))
     assert "per run" not in capsys.readouterr().err
 
@@ -130,12 +134,12 @@ def test_passes_are_those_of_the_encoder_and_of_the_refinements(
 ) -> None:
     shape = NET | {"n_layers": n_layers, "vocab_size": 5, "start_token": 0}
     net = RecursiveNet(**shape, **TRM, chunk_start="query", attention=attention).eval()
-    with torch.no_grad(), count_passes(net) as passes:
+    with torch.no_grad(), count_blocks(net) as blocks:
         net.log_probs(torch.zeros(1, 2, dtype=torch.long))
     # Encode once; each of the chunk's 2 tokens takes 2 refinements of 1 + 1 passes.
-    assert len(passes) == 1 + 2 * 2 * 2
+    assert len(blocks) == n_layers * (1 + 2 * 2 * 2)
     net.log_probs(torch.zeros(1, 2, dtype=torch.long))
-    assert len(passes) == 9  # nothing counts on afterwards
+    assert len(blocks) == n_layers * 9  # nothing counts on afterwards
 
 
 def test_words_outside_the_vocabulary_are_told(

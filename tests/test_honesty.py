@@ -62,7 +62,7 @@ def test_scores_of_training_and_of_the_command_agree(
 ) -> None:
     cfg = configure(f"model={model}", "model.ema_decay=0.8")
     final = train(cfg)["final"]["val/ppl"]
-    settings = {"run": f"{cfg.run_dir}/checkpoints/last.ckpt", "device": "cpu"}
+    settings = {"run": f"{cfg.run_dir}/checkpoints/last.ckpt", "device": "cpu", "halt_below": None}
     again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}))
     assert again["scores"]["val/ppl"]["total_nats"] == pytest.approx(final["total_nats"], rel=1e-7)
     assert f"{final['perplexity']:.3f}" in capsys.readouterr().out
@@ -72,7 +72,10 @@ def test_scores_of_training_and_of_the_command_agree(
     assert dense["scores"]["val/ppl"]["total_nats"] != final["total_nats"]
     test = evaluate(OmegaConf.create({**settings, "split": "test", "stride": None}))
     assert test["scores"].keys() == {"test/ppl"}
-    for bad in ({"split": "dev", "stride": None}, {"split": "val", "stride": 17}):
+    for bad in (
+        {"split": "dev", "stride": None},
+        {"split": "val", "stride": 17},
+    ):
         with pytest.raises(UserError):
             evaluate(OmegaConf.create({**settings, **bad}))
 

@@ -164,11 +164,30 @@ def test_a_halting_run_says_how_deep_it_went(
     cfg = configure("model=trm", "model.net.n_refinements=4", "model.net.halt_below=0.3")
     train(cfg)
     capsys.readouterr()
-    content = evaluate(
-        OmegaConf.create({"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None})
-    )
-    assert 1 <= content["mean_depth"] <= 4
+    settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
+    content = evaluate(OmegaConf.create({**settings, "halt_below": None}))
+    assert content["halt_below"] == 0.3 and 1 <= content["mean_depth"] <= 4
     assert f"Refinements per token: {content['mean_depth']:.2f}" in capsys.readouterr().out
+    # Another bound than in training: all stop at once, none does.
+    at_once, never = (
+        evaluate(OmegaConf.create({**settings, "halt_below": bound})) for bound in (1e6, 1e-9)
+    )
+    assert (at_once["mean_depth"], never["mean_depth"]) == (1, 4)
+    with pytest.raises(UserError, match="halt_below"):
+        evaluate(OmegaConf.create({**settings, "halt_below": 0}))
+
+
+def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
+    cfg = configure("model=ar")
+    train(cfg)
+    settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
+    with pytest.raises(UserError, match="refines nothing"):
+        evaluate(OmegaConf.create({**settings, "halt_below": 0.1}))
+
+
+def test_halting_does_not_go_over_supervision_steps() -> None:
+    with pytest.raises(UserError, match="n_supervision=1"):
+        make_net("recursive", 0.1, n_supervision=2)
 
 
 @pytest.mark.parametrize("below", [0.0, -1.0])

@@ -21,9 +21,9 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         The content of that file.
 
     Raises:
-        UserError: for a missing run or split, other data, a stride out of range.
+        UserError: for a missing run or split, other data, a stride or bound out of range.
     """
-    run = load_run(cfg.run, find_device(cfg.device))
+    run = load_run(cfg.run, find_device(cfg.device), cfg.halt_below)
     data = open_data(run)
     device = next(run.net.parameters()).device
     windows = data.eval_windows(cfg.split, stride=cfg.stride)
@@ -40,6 +40,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "window": data.window_size,
         "stride": windows.stride,
         "scores": scores,
+        "halt_below": getattr(run.net, "halt_below", None),
         "mean_depth": _mean_depth(run.net, windows),
         "data_fingerprint": data.fingerprint,
         "environment": environment(),

@@ -28,13 +28,14 @@ def generate(cfg: DictConfig) -> None:
     """
     if cfg.n_samples < 1:
         raise UserError(f"n_samples must be at least 1 (is {cfg.n_samples}).")
-    run = load_run(cfg.run, find_device(cfg.device))
+    run = load_run(cfg.run, find_device(cfg.device), cfg.halt_below)
     prompt = encode_prompt(run, str(cfg.prompt))
     if not run.net.is_likelihood:
         _note("this model was trained with the answer in view; it writes without it.")
     generator = torch.Generator().manual_seed(cfg.seed)
     start = time.perf_counter()
-    with count_passes(run.net) as passes:
+    n_blocks = len(run.net.layers)
+    with count_blocks(run.net) as blocks:
         for i in range(cfg.n_samples):
             if cfg.n_samples > 1:
                 print(f"--- {i + 1} ---")
@@ -54,8 +55,8 @@ def generate(cfg: DictConfig) -> None:
     seconds, n = time.perf_counter() - start, cfg.n_tokens * cfg.n_samples
     _note(
         f"{n} tokens in {seconds:.1f} s, {n / seconds:.0f} tokens/s, "
-        f"{len(passes) / n:.1f} passes through the blocks per token"
-        + _tokens_per_run(run.net, n, len(passes))
+        f"{len(blocks) / n_blocks / n:.1f} passes through the blocks per token"
+        + _tokens_per_run(run.net, n, len(blocks) / n_blocks)
     )
 
 
@@ -87,18 +88,24 @@ def text_pieces(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int])
 
 
 @contextmanager
-def count_passes(net: LanguageNet) -> Iterator[list[None]]:
-    """Give a list that grows by an entry with each pass through the net's blocks."""
-    passes: list[None] = []
-    # What every kind of pass calls as a module, once and of the last block alone at times.
-    handle = net.layers[-1].mlp.register_forward_hook(lambda *_: passes.append(None))
+def count_blocks(net: LanguageNet) -> Iterator[list[None]]:
+    """Give a list that grows by an entry with each block that runs: a pass has one per layer.
+
+    A block of which only keys and values are computed does not count.
+    """
+    blocks: list[None] = []
+    # What every kind of pass calls as a module, once.
+    handles = [
+        layer.mlp.register_forward_hook(lambda *_: blocks.append(None)) for layer in net.layers
+    ]
     try:
-        yield passes
+        yield blocks
     finally:
-        handle.remove()
+        for handle in handles:
+            handle.remove()
 
 
-def _tokens_per_run(net: LanguageNet, n_tokens: int, n_passes: int) -> str:
+def _tokens_per_run(net: LanguageNet, n_tokens: int, n_passes: float) -> str:
     """Say how many tokens a run of the recursion gives, where states look ahead."""
     if not isinstance(net, RecursiveNet) or net.attention != "recursive":
         return ""

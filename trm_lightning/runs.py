@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
-from trm_lightning.nets import LanguageNet
+from trm_lightning.nets import LanguageNet, RecursiveNet
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,19 @@ class LoadedRun:
     optimizer_steps: int
 
 
-def load_run(path: str | Path, device: torch.device | None = None) -> LoadedRun:
+def load_run(
+    path: str | Path, device: torch.device | None = None, halt_below: float | None = None
+) -> LoadedRun:
     """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
 
+    Args:
+        path: of the folder or file.
+        device: to put the net on; None is the CPU.
+        halt_below: stop refinement there (see :class:`RecursiveNet`); None: as in training.
+
     Raises:
-        UserError: where there is no checkpoint, or it cannot be read or is of another version.
+        UserError: where there is no checkpoint, or it cannot be read or is of another version; for
+            a bound out of range or on a net that has nothing to stop.
     """
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
@@ -79,7 +87,17 @@ def load_run(path: str | Path, device: torch.device | None = None) -> LoadedRun:
     steps = checkpoint["counters"]["optimizer_steps"]
     net.leaks = bool((facts.get("audit") or {}).get("leaks"))
     net.to(device or torch.device("cpu")).eval()
+    if halt_below is not None:
+        net = _halting_below(net, halt_below)
     return LoadedRun(folder, file, config, net, tokenizer, facts, steps)
+
+
+def _halting_below(net: LanguageNet, bound: float) -> LanguageNet:
+    if not isinstance(net, RecursiveNet):
+        raise UserError(
+            f"halt_below={bound}: this run's net refines nothing that could stop.", "Leave it out."
+        )
+    return net.halting_below(bound)
 
 
 def build_net(config: Any, tokenizer: Tokenizer) -> LanguageNet:

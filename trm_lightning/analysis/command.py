@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from trm_lightning.analysis.figures import analysis_figures
-from trm_lightning.analysis.halting import at_full_depth, check_bounds, score_halting
+from trm_lightning.analysis.halting import check_bounds, score_halting
 from trm_lightning.analysis.measure import (
     Measurement,
     ablations,
@@ -35,7 +35,7 @@ FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8
 _RECURSION = (
     "n_supervision", "n_refinements", "n_recursions", "scoring_depth", "chunk_size",
-    "chunk_start", "attention", "factorization",
+    "chunk_start", "attention", "factorization", "grad_refinements",
 )  # fmt: skip
 
 
@@ -50,9 +50,11 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
     """
     check_bounds(cfg.halt_below)
     run = load_run(cfg.run, find_device(cfg.device))
+    bounds = set(cfg.halt_below)
     if isinstance(run.net, RecursiveNet):
+        bounds |= {run.net.halt_below} - {None}
         # Depth is looked at one by one: nothing may stop before.
-        run = replace(run, net=at_full_depth(run.net))
+        run = replace(run, net=run.net.halting_below(None))
     depth = _depth(run.net, cfg.depth)
     data = open_data(run)
     windows = open_windows(data, cfg.split, cfg.max_tokens)
@@ -67,7 +69,7 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
             name: group.rows(measure_of(run.net)) for name, group in measurement.groups.items()
         },
         "ablations": _score_ablations(run.net, windows) if cfg.ablations else [],
-        "halting": _score_halting(run.net, cfg.halt_below, windows),
+        "halting": _score_halting(run.net, sorted(bounds), windows),
         "environment": environment(),
     }
     folder = run.folder / FOLDER
@@ -131,7 +133,12 @@ def _described(
         "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
     }
     if isinstance(net, RecursiveNet):
-        described["recursion"] = {name: getattr(net, name) for name in _RECURSION}
+        trained = run.config.model
+        described["recursion"] = {
+            **{name: getattr(net, name) for name in _RECURSION},
+            "earlier_weight": trained.get("earlier_weight", 0.0),
+            "halt_below": trained.net.get("halt_below"),
+        }
     return described
 
 

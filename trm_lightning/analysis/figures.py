@@ -65,11 +65,19 @@ def whole_refinements(content: Content) -> list[dict[str, Any]]:
 
 
 def is_supervised(content: Content, row: dict[str, Any]) -> bool:
-    """Say whether training teaches the answer of this refinement: the last of each step."""
+    """Say whether training teaches the answer of this refinement.
+
+    The last of each supervision step, and with ``earlier_weight`` those before it that carry
+    gradient.
+    """
     recursion, refinement = content["recursion"], row["refinement"]
-    last_of_step = refinement > 0 and refinement % recursion["n_refinements"] == 0
-    drafted = refinement == 0 and recursion["chunk_start"] == "draft"
-    return drafted or (last_of_step and refinement <= recursion["scoring_depth"])
+    if refinement == 0:
+        return bool(recursion["chunk_start"] == "draft")
+    in_step = (refinement - 1) % recursion["n_refinements"] + 1
+    taught = recursion.get("grad_refinements", 1) if recursion.get("earlier_weight", 0.0) else 1
+    return bool(
+        in_step > recursion["n_refinements"] - taught and refinement <= recursion["scoring_depth"]
+    )
 
 
 def _depth(content: Content) -> Figure:

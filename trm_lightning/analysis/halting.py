@@ -1,6 +1,5 @@
 """Perplexity against mean depth: a split scored with chunks that stop early."""
 
-import copy
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,18 +10,6 @@ from trm_lightning.errors import UserError
 from trm_lightning.metrics import LikelihoodSum
 from trm_lightning.metrics.likelihood import safe_exp
 from trm_lightning.nets import RecursiveNet
-
-
-def at_full_depth(net: RecursiveNet) -> RecursiveNet:
-    """Return the same weights without halting."""
-    return halting_below(net, None)
-
-
-def halting_below(net: RecursiveNet, bound: float | None) -> RecursiveNet:
-    """Return the same weights with another ``halt_below``."""
-    changed = copy.copy(net)
-    changed.halt_below = bound
-    return changed
 
 
 def check_bounds(bounds: Sequence[float]) -> None:
@@ -52,7 +39,7 @@ def score_halting(
     device = next(net.parameters()).device
     measure, rows = next(iter(net.scorers())), []
     for bound in sorted(bounds, reverse=True):
-        halting, total, depth = halting_below(net, bound), LikelihoodSum(), 0
+        halting, total, depth = net.halting_below(bound), LikelihoodSum(), 0
         for tokens, first in windows:
             tokens = tokens.to(device)
             total.update(halting.log_probs(tokens, first), tokens, first)

@@ -60,6 +60,7 @@ class GenerateConfig:
     temperature: float
     top_k: int | None
     top_p: float | None
+    halt_below: float | None
     seed: int
     device: str
 
@@ -71,6 +72,7 @@ class EvaluateConfig:
     run: str = field(metadata={"example": RUN})
     split: str
     stride: int | None
+    halt_below: float | None
     device: str
 
 

@@ -67,9 +67,19 @@ def recursion_problems(
         problems.append(
             f"grad_refinements ({grad_refinements}) cannot exceed n_refinements ({n_refinements})"
         )
-    if halt_below is not None and halt_below <= 0:
-        problems.append(f"halt_below must be over 0, or null for the full depth (is {halt_below})")
-    return problems
+    if halt_below is not None and n_supervision > 1:
+        problems.append(
+            "halt_below needs n_supervision=1 in training: the next supervision step would refine "
+            "what has stopped"
+        )
+    return problems + halting_problems(halt_below)
+
+
+def halting_problems(halt_below: float | None) -> list[str]:
+    """Return what is wrong with a halting bound."""
+    if halt_below is None or halt_below > 0:
+        return []
+    return [f"halt_below must be over 0, or null for the full depth (is {halt_below})"]
 
 
 def combination_problems(chunk_start: str, attention: str, factorization: str) -> list[str]:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from trm_lightning.nets.arguments import (
     chunk_problems,
     combination_problems,
+    halting_problems,
     raise_problems,
     recursion_problems,
 )
@@ -72,7 +73,8 @@ class RecursiveNet(LanguageNet):
             chain rule in C passes; ``parallel``, independent tokens given the context.
         context_size: tokens before a chunk; the window without its last chunk.
         halt_below: the states of a chunk stop when a refinement changes their answer by less than
-            this part of its size; None refines all to the full depth. See :class:`Halting`.
+            this part of its size; None refines all to the full depth. See :class:`Halting`. With
+            truncated gradients, what stops before them teaches the blocks nothing.
         net_arguments: the arguments of :class:`LanguageNet`.
     """
 
@@ -145,7 +147,7 @@ class RecursiveNet(LanguageNet):
         free = max(depth - self.grad_refinements, 0) if self.training else 0
         halting = None if self.halt_below is None else Halting(self.halt_below, context.units)
         for i in range(depth):
-            if halting and halting.all_stopped and self.n_recursions == 0 and not self.training:
+            if not self.training and self.n_recursions == 0 and halting and halting.all_stopped:
                 context.skip(y + z)
                 yield y, z
                 continue
@@ -213,6 +215,17 @@ class RecursiveNet(LanguageNet):
             return self
         net = copy.copy(self)
         net.chunk_start = "query"
+        return net
+
+    def halting_below(self, bound: float | None) -> "RecursiveNet":
+        """Return the same weights with another ``halt_below``; None for the full depth.
+
+        Raises:
+            UserError: when the bound is not over zero.
+        """
+        raise_problems(halting_problems(bound))
+        net = copy.copy(self)
+        net.halt_below = bound
         return net
 
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:

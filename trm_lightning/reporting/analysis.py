@@ -30,8 +30,8 @@ KEYS = {
 }
 CAPTIONS = {
     "depth": "Score after each refinement of all tokens scored. Small dots: the answer read off "
-    "after fewer recursions than trained with. Rings: answers that the loss is made of; those "
-    "between are on the way.",
+    "after fewer recursions than trained with. Rings: answers that the loss is made of; others "
+    "are on the way.",
     "surprise": "How uncertain the prediction is, and how far a refinement moves it.",
     "changes": "Tokens whose most probable guess differs from the refinement before.",
     "drift": "1 means that a refinement leaves the direction of a state as it was.",
@@ -115,14 +115,19 @@ def _halting(content: dict[str, Any]) -> Table:
         for row in content["halting"]
     ]
     header = ["Bound", "Refinements per token", measure_label(content).capitalize()]
-    return Table("", header, rows)
+    trained = content["recursion"].get("halt_below")
+    note = "" if trained is None else f"The run was trained and is scored with {trained:g}."
+    return Table("", header, rows, note)
 
 
 def _numbers(content: dict[str, Any]) -> list[Number]:
     measure, label = content["measure"], measure_label(content).capitalize()
     rows = {row["refinement"]: row for row in whole_refinements(content)}
     trained = content.get("recursion", {}).get("scoring_depth", 0)
-    numbers = [Number(label, number(rows[trained][measure]), f"as scored, {content['split']}")]
+    # A net that was trained to halt is measured at full depth here, so that depths compare.
+    halts = content.get("recursion", {}).get("halt_below") is not None
+    scored = "at full depth" if halts else "as scored"
+    numbers = [Number(label, number(rows[trained][measure]), f"{scored}, {content['split']}")]
     if trained:
         numbers += [
             Number("Before refinement", number(rows[0][measure]), "what a chunk starts from"),
@@ -131,7 +136,7 @@ def _numbers(content: dict[str, Any]) -> list[Number]:
             Number("Twice as deep" if 2 * trained in rows else f"{max(rows)} refinements",
                    number(rows[max(rows)][measure]), "without training for it"),
         ]  # fmt: skip
-    numbers.append(Number("Top guess right", percent(rows[trained]["right"]), "as scored"))
+    numbers.append(Number("Top guess right", percent(rows[trained]["right"]), scored))
     return numbers
 
 
@@ -186,13 +191,13 @@ def _group_table(content: dict[str, Any], name: str, rows: list[dict[str, Any]])
         [row["name"], f"{row['tokens']:,}", *(number(row[measure][d]) for d in depths)]
         for row in rows
     ]
-    return Table(f"By {name}", header, cells, f"Scores are made with {trained} refinements.")
+    return Table(f"By {name}", header, cells, f"The full depth is {trained} refinements.")
 
 
 def _ablations(content: dict[str, Any]) -> Table:
     trained = content["recursion"]["scoring_depth"]
     whole = next(r for r in whole_refinements(content) if r["refinement"] == trained)
-    rows = [["nothing", "as trained and scored", _named(content["measure"]),
+    rows = [["nothing", "as trained, at full depth", _named(content["measure"]),
              number(whole[content["measure"]], 5), "–"]]  # fmt: skip
     rows += [
         [
