@@ -330,24 +330,44 @@ def test_one_worker_trains_one_at_a_time(tmp_path: Path, monkeypatch: pytest.Mon
     assert (tmp_path / "runs" / "ar_seed1.started").read_text() == "5"  # as the user has it
 
 
+SAVE = """
+import signal
+def save(*_): folder.with_suffix(".saved").touch(); sys.exit(3)
+signal.signal(signal.SIGTERM, save)
+folder.with_suffix(".ready").touch()
+"""
+WAIT = "time.sleep(60); sys.exit('never stopped')"
+
+
 def test_a_mistake_lets_the_other_worker_save(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    saving = """
-if "2" in folder.name:
-    import signal
-    def save(*_): folder.with_suffix(".saved").touch(); sys.exit(3)
-    signal.signal(signal.SIGTERM, save)
-    folder.with_suffix(".ready").touch()
-    time.sleep(60); sys.exit("never stopped")
-while not list(folder.parent.glob("*.ready")): time.sleep(0.01)
-print("no such text"); sys.exit(2)
+    mistaken = """
+if "1" in folder.name:
+    while not list(folder.parent.glob("*.ready")): time.sleep(0.01)
+    print("no such text"); sys.exit(2)
 """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + saving)
+    stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + mistaken + SAVE + WAIT)
     with pytest.raises(UserError, match="no such text"):
         train_all(small_plan(tmp_path), lambda failures: None, workers=2)
     assert (tmp_path / "runs" / "ar_seed2.saved").exists()
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGTERM")
+def test_when_stopped_all_workers_save(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stop = """
+while len(list(folder.parent.glob("*.ready"))) < 2: time.sleep(0.01)
+if "1" in folder.name: os.kill(os.getppid(), signal.SIGTERM)
+"""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + SAVE + stop + WAIT)
+    with pytest.raises(KeyboardInterrupt):
+        train_all(small_plan(tmp_path), lambda failures: None, workers=2)
+    assert len(list((tmp_path / "runs").glob("*.saved"))) == 2
+    assert "goes on from here" in capsys.readouterr().err
 
 
 def test_training_that_fails_is_no_mistake_of_the_call(
