@@ -302,6 +302,13 @@ def test_the_interval_covers_the_truth_as_often_as_it_says() -> None:
     assert not any(e["low"] <= 0.0 or e["high"] >= 1.0 for e in found)
 
 
+def test_seeds_that_some_entries_lack_are_told() -> None:
+    runs = noisy(np.random.default_rng(0), 0.5, 3)
+    assert not recurrence_of(runs)["notes"]
+    first = next(iter(runs))
+    assert "different seeds" in recurrence_of(runs | {first: runs[first][:2]})["notes"][0]
+
+
 def test_the_interval_is_the_same_each_time() -> None:
     runs = noisy(np.random.default_rng(0), 0.5, 4)
     assert recurrence_of(runs)["exponents"] == recurrence_of(runs)["exponents"]

@@ -44,6 +44,11 @@ def recurrence(pairs: Pairs, series: str) -> Values:
         for found in exponents
         if found["phi"] is not None and found["low"] is None
     ]
+    if len({tuple(sorted(point["by_seed"])) for point in points}) > 1:
+        notes.append(
+            "Entries have different seeds: exponents are of all runs, their intervals of the seeds "
+            "that every entry has."
+        )
     return {"points": points, "exponents": exponents, "notes": notes}
 
 
@@ -61,7 +66,9 @@ def _point(group: Group, entry: Values) -> Values:
         "width": net["width"],
         "blocks": net["n_layers"],
         # Nets without recursion have no such keys: one pass.
-        "loops": net.get("n_refinements", 1) * (net.get("n_recursions", 0) + 1),
+        "loops": net.get("n_supervision", 1)
+        * net.get("n_refinements", 1)
+        * (net.get("n_recursions", 0) + 1),
         "nats": found.as_dict(),
         "by_seed": nats,
     }
