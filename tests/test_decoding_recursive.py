@@ -206,6 +206,16 @@ def refined(net: RecursiveNet, n_tokens: int, speculative: bool) -> float:
     return len(blocks) / (len(net.layers) * net.scoring_depth * (net.n_recursions + 1))
 
 
+@pytest.mark.parametrize(("bound", "n_blocks"), [(1e-9, 2 * 3), (1e6, 2 + 1 + 1)])
+def test_a_pass_over_what_has_halted_runs_all_blocks_but_the_last(
+    bound: float, n_blocks: int
+) -> None:
+    net = make_net(2, n_refinements=3, n_recursions=0, halt_below=bound)
+    with count_blocks(net) as blocks:
+        ids = list(sample(net, [], L, generator=rng(), speculative=False))
+    assert len(blocks) == len(ids) * n_blocks
+
+
 @pytest.mark.parametrize("chunk_size", [2, 3, 4, 6])
 def test_fewer_runs_than_tokens_where_the_draft_is_good(chunk_size: int) -> None:
     net = make_net(chunk_size)

@@ -120,9 +120,11 @@ def test_the_last_line_says_what_looking_ahead_brings(
     # Two tokens at once, of 2 refinements of 1 + 1 passes.
     said = capsys.readouterr().err
     assert "2.0 passes" in said and "2.00 tokens per run of the recursion" in said
-    # Halted after one refinement; what follows keeps no more than keys and values of one block.
-    run_generate(tmp_path / "ahead", n_tokens=12, halt_below=1e6)
-    assert "passes per token" in capsys.readouterr().err
+    # Without a latent of its own a refinement is one pass; halted, the second of two is not run.
+    single = make_run(tmp_path / "single", **(ahead | {"n_recursions": 0}))
+    for bound, passes in ((1e-9, "1.00"), (1e6, "0.50")):
+        run_generate(single, n_tokens=12, halt_below=bound)
+        assert f", {passes} passes per token" in capsys.readouterr().err
     run_generate(make_run(tmp_path / "cached", **TRM))
     assert "per run" not in capsys.readouterr().err
 

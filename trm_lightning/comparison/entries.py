@@ -41,6 +41,9 @@ class Entry:
         return self.same_runs_as or self.name
 
 
+_KEYS = [field.name for field in fields(Entry)]
+
+
 def read_entries(cfg: DictConfig) -> list[Entry]:
     """Return the entries of a config, or one for each of its models.
 
@@ -58,9 +61,6 @@ def read_entries(cfg: DictConfig) -> list[Entry]:
     if problems:
         raise combine(problems, f"Give models=[…], or entries with the keys {', '.join(_KEYS)}.")
     return [Entry(**{**entry, "overrides": tuple(entry.get("overrides", ()))}) for entry in given]
-
-
-_KEYS = [field.name for field in fields(Entry)]
 
 
 def _problems_of(given: list[Any]) -> list[str]:
