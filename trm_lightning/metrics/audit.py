@@ -11,7 +11,7 @@ from trm_lightning.metrics import audit_paths as paths
 from trm_lightning.metrics import audit_text as text
 from trm_lightning.metrics.audit_paths import Decode
 from trm_lightning.metrics.audit_probe import Finding, Probe
-from trm_lightning.metrics.audit_scores import Embeds, Refines, Scorer, undisturbed
+from trm_lightning.metrics.audit_scores import Refines, Scorer, embedding_of, undisturbed
 from trm_lightning.metrics.audit_text import HeldOut
 
 N_RANDOM_ROWS = 64
@@ -92,7 +92,7 @@ def audit(
     """Try a net with every check that applies to it; it is left as it was, to the last bit.
 
     Args:
-        net: anything that scores tokens; what else it offers (:class:`Embeds`, :class:`Refines`)
+        net: anything that scores tokens; what else it offers (``token_embedding``, :class:`Refines`)
             is looked at as well.
         held_out: the split that perplexities are told of.
         decode: writes n tokens from an empty prompt as the net generates text, and gives the
@@ -117,7 +117,7 @@ def _tries(
 ) -> dict[str, Try]:
     """Return the checks in the order of MEANINGS."""
     net = probe.net
-    embeds, refines = isinstance(net, Embeds), isinstance(net, Refines)
+    embeds, refines = embedding_of(net) is not None, isinstance(net, Refines)
     entropy_known = thorough and held_out is not None and held_out.entropy_nats is not None
     return {
         "suffix_perturbation": lambda: checks.suffix_perturbation(probe, whole_window=thorough),

@@ -17,7 +17,7 @@ from trm_lightning.metrics.audit_probe import (
     generator,
     moved,
 )
-from trm_lightning.metrics.audit_scores import Embeds, Refines, all_scores, eval_scores
+from trm_lightning.metrics.audit_scores import Refines, all_scores, embedding_of, eval_scores
 
 ELEMENTS = 1 << 23  # of the scores of a whole window that are held at once
 N_BEGINNINGS = 8  # first scored positions that are tried
@@ -59,11 +59,12 @@ def gradient(probe: Probe) -> Finding | None:
     nothing would pass every other check.
     """
     net, tokens = probe.net, probe.tokens
-    assert isinstance(net, Embeds)
+    embedding = embedding_of(net)
+    assert embedding is not None
     # All embeddings of an id go through the probe's row of it; the ids are all different, so
     # a row stands for a position. A tied head does not go through it.
-    rows = torch.zeros_like(net.token_embedding.weight, requires_grad=True)
-    handle = net.token_embedding.register_forward_hook(
+    rows = torch.zeros_like(embedding.weight, requires_grad=True)
+    handle = embedding.register_forward_hook(
         lambda module, ids, embedded: embedded + F.embedding(ids[0], rows)
     )
     try:

@@ -37,13 +37,6 @@ class Scorer(Protocol):
 
 
 @runtime_checkable
-class Embeds(Protocol):
-    """A net whose tokens all enter through one embedding, to which gradients can be taken."""
-
-    token_embedding: nn.Embedding
-
-
-@runtime_checkable
 class Refines(Protocol):
     """A net that refines chunks, is supervised in steps and carries a state between them."""
 
@@ -65,6 +58,15 @@ class Refines(Protocol):
     def __call__(self, tokens: Tensor, state: Any, *, revealed: Tensor | None) -> Any:
         """Run a supervision step; gives ``answer``, ``draft`` and the ``state`` to go on from."""
         ...
+
+
+def embedding_of(net: Scorer) -> nn.Embedding | None:
+    """Return the embedding that all tokens enter through, to which gradients can be taken.
+
+    No protocol: from Python 3.12 on, ``isinstance`` does not look for a module's submodules.
+    """
+    embedding = getattr(net, "token_embedding", None)
+    return embedding if isinstance(embedding, nn.Embedding) else None
 
 
 def device_of(net: Scorer) -> torch.device:
