@@ -48,6 +48,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data.prepare_data()
     data.setup()
     module = build_module(cfg, data)
+    module.cuda_graph = cfg.cuda_graph
     module.total_steps = total_steps(cfg.budget, data, module.net.n_supervision)
     data.n_batches = math.ceil(module.total_steps / module.net.n_supervision)
     facts = describe_run(cfg, data, module.net)

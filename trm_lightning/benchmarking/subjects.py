@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 
 from trm_lightning.benchmarking import references
 from trm_lightning.modules import ARModule, LanguageModule, TRMModule
+from trm_lightning.modules.graph import GraphedStep
 from trm_lightning.modules.optim import adamw, constant
 from trm_lightning.nets import AutoregressiveNet, RecursiveNet
 
@@ -96,6 +97,25 @@ def training_step(
         optimizer.step()
 
     return step
+
+
+def graphed_step(
+    net: nn.Module, loss: Loss, optimizer: Optimizer, tokens: Tensor
+) -> Callable[[], None]:
+    """Return :func:`training_step` replayed as a CUDA graph."""
+
+    def compute(ids: Tensor) -> tuple[Tensor]:
+        optimizer.zero_grad(set_to_none=True)
+        total = loss(ids)
+        total.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+        return (total,)
+
+    graphed = GraphedStep(compute, optimizer)
+    graphed.tokens = tokens
+    for _ in range(graphed.WARM_UP):
+        optimizer.step()
+    return lambda: optimizer.step()
 
 
 def _shape(cfg: DictConfig, window: int) -> dict[str, Any]:

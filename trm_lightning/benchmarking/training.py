@@ -15,7 +15,9 @@ from trm_lightning.benchmarking.flops import (
 )
 from trm_lightning.benchmarking.references import FusedGpt, PlainBaseline, PlainNet
 from trm_lightning.benchmarking.subjects import (
+    Loss,
     ar,
+    graphed_step,
     loss_of,
     n_answers,
     plain,
@@ -35,6 +37,7 @@ SOURCES_AR_LAST = f"{SOURCES_AR}, last logits only"
 SOURCES_TRM = "plain TRM of the sources"
 SHAPE = "sources' shape"
 AR, TRM = "AR", "TRM"
+TRM_LEAST = f"{TRM}, chunks of 1, supervised at the end"
 
 
 def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -77,7 +80,7 @@ def _ours(cfg: DictConfig, device: torch.device) -> list[Variant]:
     nets: list[tuple[str, LanguageModule, Tensor, tuple[str, ...]]] = [
         (AR, shipped(cfg, "ar", window), tokens, (GPT, SOURCES_AR, SOURCES_AR_LAST)),
         (TRM, shipped(cfg, "trm", window), tokens, (AR, SOURCES_TRM)),
-        (f"{TRM}, chunks of 1, supervised at the end", least, tokens, (AR, SOURCES_TRM)),
+        (TRM_LEAST, least, tokens, (AR, SOURCES_TRM)),
         ("AR, AdamW", ar(cfg, window), tokens, (GPT,)),
         ("AR, AdamW, norm=pre", ar(cfg, window, norm="pre"), tokens, (GPT,)),
         ("AR, AdamW, norm=pre, no dropout", dry, tokens, (GPT_DRY,)),
@@ -125,23 +128,34 @@ def _plain_variant(
 
 
 def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
-    """Return lower precision and compilation; `reduce-overhead` replays CUDA graphs."""
+    """Return CUDA graphs, bf16 and compilation, one by one and together."""
     tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
+    least: dict[str, Any] = {"net": {"chunk_size": 1}, "earlier_weight": 0.0}
+    kinds: list[tuple[str, str, dict[str, Any]]] = [
+        (AR, "ar", {}), (TRM, "trm", {}), (TRM_LEAST, "trm", least),
+    ]  # fmt: skip
     variants = []
-    for model, plain_name in (("ar", AR), ("trm", TRM)):
-        for mode in (None, "default", "reduce-overhead"):
-            module = shipped(cfg, model, cfg.window)
+    for plain_name, model, settings in kinds:
+        for chosen in (("graph",), ("bf16",), ("bf16", "graph"), ("bf16", "compiled", "graph")):
+            module = shipped(cfg, model, cfg.window, **settings)
             module.net.to(device).train()
-            if mode is not None:
-                module.net.compile(mode=mode)
-
-            def loss(ids: Tensor, module: LanguageModule = module) -> Tensor:
-                torch.compiler.cudagraph_mark_step_begin()
-                with torch.autocast("cuda", torch.bfloat16):
-                    return module.supervision_step(ids, None).loss
-
-            step = training_step(module.net, loss, module.make_optimizer(module.net), tokens)
-            name = f"{plain_name}, bf16" + (f", compiled ({mode})" if mode else "")
+            if "compiled" in chosen:
+                module.net.compile()
+            loss = _in_bf16(loss_of(module)) if "bf16" in chosen else loss_of(module)
+            optimizer = module.make_optimizer(module.net)
+            if "graph" in chosen:
+                step = graphed_step(module.net, loss, optimizer, tokens)
+            else:
+                step = training_step(module.net, loss, optimizer, tokens)
             flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window, n_answers(module))
+            name = f"{plain_name}, {', '.join(chosen)}"
             variants.append(Variant(name, step, tokens.numel(), flops, (plain_name,)))
     return variants
+
+
+def _in_bf16(loss: Loss) -> Loss:
+    def rounded(tokens: Tensor) -> Tensor:
+        with torch.autocast("cuda", torch.bfloat16):
+            return loss(tokens)
+
+    return rounded

@@ -42,6 +42,7 @@ class TrainConfig:
     resume: str | None = field(metadata={"example": RUN})
     float32_matmul: Literal["highest", "high", "medium"]
     threads: int | None
+    cuda_graph: bool
     compile: bool
     audit: bool
     test: bool

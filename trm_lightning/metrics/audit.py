@@ -92,8 +92,8 @@ def audit(
     """Try a net with every check that applies to it; it is left as it was, to the last bit.
 
     Args:
-        net: anything that scores tokens; what else it offers (``token_embedding``, :class:`Refines`)
-            is looked at as well.
+        net: anything that scores tokens; what else it offers (a ``token_embedding``, what
+            :class:`Refines` has) is looked at as well.
         held_out: the split that perplexities are told of.
         decode: writes n tokens from an empty prompt as the net generates text, and gives the
             distributions that they were drawn from.

@@ -16,6 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from trm_lightning.data import TextDataModule
 from trm_lightning.metrics import LikelihoodSum, Score, TextCounts
 from trm_lightning.modules.ema import EmaWeights
+from trm_lightning.modules.graph import GraphedStep
 from trm_lightning.modules.optim import TimeShare
 from trm_lightning.nets import LanguageNet
 
@@ -62,6 +63,8 @@ class LanguageModule(L.LightningModule):
 
     Attributes:
         total_steps: optimizer steps of the whole run, exactly; set before the run starts.
+        cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps of the net
+            are alike; set likewise.
         time_share: tells how much of a budget in seconds is used up; set likewise.
         scores: the last validation's scores, by names such as ``val/ppl``.
     """
@@ -85,6 +88,8 @@ class LanguageModule(L.LightningModule):
         self.grad_clip = grad_clip
         self.ema = None if ema_decay is None else EmaWeights(net, ema_decay)
         self.supervised_tokens = supervised_tokens
+        self.cuda_graph = False
+        self._graphed: GraphedStep | None = None
         self.total_steps = 0
         self.time_share: TimeShare = lambda: 0.0
         self.optimizer_steps = 0
@@ -106,6 +111,9 @@ class LanguageModule(L.LightningModule):
         schedule = self.make_schedule(
             optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
         )
+        one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1
+        if self.cuda_graph and one_gpu and self.net.steps_alike:
+            self._graphed = GraphedStep(self._clipped_gradients, optimizer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
@@ -115,22 +123,32 @@ class LanguageModule(L.LightningModule):
             # Every process counts alike, so all leave the loop together.
             if self.optimizer_steps >= self.total_steps:
                 break
-            supervised = self.supervision_step(tokens, state)
-            grad_norm = self._optimizer_step(supervised.loss)
-            state = supervised.state
-            nats.append(supervised.nats.detach())
+            if self._graphed is not None:
+                self._graphed.tokens = tokens
+                self._optimizer_step()
+                surprise, grad_norm = self._graphed.numbers
+            else:
+                supervised = self.supervision_step(tokens, state)
+                grad_norm = self._backward(supervised.loss)
+                self._optimizer_step()
+                state, surprise = supervised.state, supervised.nats.detach()
+            nats.append(surprise)
         self.batches_seen += 1
         self.tokens_seen += tokens.numel() * self.trainer.world_size
         self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
 
-    def _optimizer_step(self, loss: Tensor) -> Tensor:
-        optimizer = self.optimizers()
-        optimizer.zero_grad(set_to_none=True)  # type: ignore[union-attr]
+    def _clipped_gradients(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a whole supervision step but for the update; return nats and gradient norm."""
+        supervised = self.supervision_step(tokens, None)
+        return supervised.nats, self._backward(supervised.loss)
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
         self.manual_backward(loss)
-        grad_norm = torch.nn.utils.clip_grad_norm_(
-            self.net.parameters(), self.grad_clip or float("inf")
-        )
-        optimizer.step()  # type: ignore[union-attr]
+        return torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip or float("inf"))
+
+    def _optimizer_step(self) -> None:
+        self.optimizers().step()  # type: ignore[union-attr]
         # The whole training step runs in one autocast context, whose cache would go on serving
         # the weights of before this step.
         torch.clear_autocast_cache()
@@ -138,7 +156,6 @@ class LanguageModule(L.LightningModule):
         if self.ema is not None:
             self.ema.update(self.net)
         self.optimizer_steps += 1
-        return grad_norm
 
     # Validation.
 

@@ -53,14 +53,17 @@ class Muon(AdamW):
                 continue
             state = self.state[parameter]
             if not state:
-                state["step"] = torch.zeros(())
+                state["step"] = torch.zeros(())  # not counted; AdamW looks for one as it is loaded
                 state["momentum"] = torch.zeros_like(parameter)
-            state["step"] += 1
             momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             ahead = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov's
             update = orthogonalised(ahead) * (UPDATE_SIZE * max(parameter.shape) ** 0.5)
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update.to(parameter.dtype), alpha=-group["lr"])
+            lr, update = group["lr"], update.to(parameter.dtype)
+            parameter.mul_(1 - lr * group["weight_decay"])
+            if isinstance(lr, Tensor):  # on the device, where a graph reads it anew in each step
+                parameter.sub_(update.mul_(lr))
+            else:
+                parameter.add_(update, alpha=-lr)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

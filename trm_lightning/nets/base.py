@@ -41,6 +41,7 @@ class LanguageNet(nn.Module, ABC):
     is_likelihood = True  # False for a net that is given the tokens it is scored on
     leaks = False  # set by the leak audit
     n_supervision = 1  # N_sup: optimizer steps per batch
+    steps_alike = True  # training steps differ in nothing but their tokens
     n_passes = 1  # how many times the blocks run for one prediction
 
     def __init__(

@@ -153,7 +153,7 @@ class RefinedWindow:
         self.inputs = net.shift_right(tokens)
         self.positions = torch.arange(tokens.shape[1], device=tokens.device)
         # Of all chunks, wherever scoring begins: what they say, later tokens can see.
-        self.ahead = self.positions[self.positions % size > 0]
+        self.ahead = self.positions.view(-1, size)[:, 1:].flatten()
         # The row of the state that predicts each position in parallel with its chunk.
         self.parallel_rows = self.positions.clone()
         self.parallel_rows[self.ahead] = len(self.positions) + torch.arange(
@@ -179,7 +179,10 @@ class RefinedWindow:
 
     def draft(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """See :meth:`Chunks.draft`; here, how the other factorization predicts those tokens."""
-        columns = self.ahead[(self.ahead >= self.first) & (self.ahead < self.n_tokens)]
+        # Those before a position are all but the first of each chunk. Counted, not selected by a
+        # mask: a GPU would have to be waited for.
+        begin, end = (n - -(-n // self.net.chunk_size) for n in (self.first, self.n_tokens))
+        columns = self.ahead[begin:end]
         if len(columns) == 0:
             return None
         rows = columns if self.net.factorization == "parallel" else self.parallel_rows[columns]

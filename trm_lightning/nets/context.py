@@ -178,10 +178,15 @@ class RecursiveContext:
         self.net = net
         self.injected = injected
         self.n_causal = len(positions)
-        rows = Rows.of(positions, ahead)
+        self.chunk_size = chunk_size
+        self.rows = rows = Rows.of(positions, ahead)
         self.rotation = net.rotation(rows.positions)
-        self.units = rows.units(chunk_size)
         self.mask = None if len(ahead) == 0 else visible_rows(rows, rows, chunk_size)
+
+    @cached_property
+    def units(self) -> Tensor:
+        """See :attr:`Context.units`; only halting asks, and a GPU has to be waited for."""
+        return self.rows.units(self.chunk_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, T + S, D)."""

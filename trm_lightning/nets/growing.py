@@ -4,6 +4,7 @@ Shapes: B sequences, n new tokens, N kept rows, R new rows, C chunk, D width.
 """
 
 from collections.abc import Iterator
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import torch
@@ -22,7 +23,7 @@ class GrowingContext:
 
     Args:
         net: the net whose blocks run.
-        units: (R,) of the new rows; see :class:`Context`.
+        rows: the R new ones.
         injected: (B, R, D) what the new rows know of their tokens; see :class:`RecursiveContext`.
         past: keys and values of N rows for each block of each pass, in the order in which they
             run; empty where nothing has run before.
@@ -36,19 +37,24 @@ class GrowingContext:
     def __init__(
         self,
         net: "RecursiveNet",
-        units: Tensor,
+        rows: Rows,
         injected: Tensor,
         past: list[KeysValues],
         mask: Tensor | None,
         rotation: Rotation | None,
     ) -> None:
         self.net = net
-        self.units = units
+        self.rows = rows
         self.injected = injected
         self.past: Iterator[KeysValues] = iter(past)
         self.mask = mask
         self.rotation = rotation
         self.kept: list[KeysValues] = []
+
+    @cached_property
+    def units(self) -> Tensor:
+        """See :attr:`Context.units`."""
+        return self.rows.units(self.net.chunk_size)
 
     def __call__(self, x: Tensor) -> Tensor:
         """Run all blocks over ``x`` (B, R, D), as the pass that comes next."""
@@ -115,7 +121,7 @@ class GrowingWindow:
         seen = None if bool(mask.all()) else mask
         known = embed_known(net, inputs, positions, ahead)
         rotation = net.rotation(new.positions)
-        context = GrowingContext(net, new.units(size), known, self._kept, seen, rotation)
+        context = GrowingContext(net, new, known, self._kept, seen, rotation)
         y = torch.zeros_like(known)
         for y, _ in net.unroll(context, y, torch.zeros_like(y), net.scoring_depth):  # noqa: B007, B020
             pass

@@ -197,6 +197,11 @@ class RecursiveNet(LanguageNet):
         return sequential and self.attention != "recursive"
 
     @property
+    def steps_alike(self) -> bool:  # type: ignore[override]
+        """Whether training steps differ in their tokens only: not in what is known or carried."""
+        return self.n_supervision == 1 and not self.reveals and self.halt_below is None
+
+    @property
     def scoring_depth(self) -> int:
         """Refinements that a score is made with: those of all supervision steps."""
         return self.n_supervision * self.n_refinements
