@@ -4,6 +4,7 @@ A step of a net of this size is several hundred kernels of a few microseconds, a
 longer to launch one than the GPU to run it. A CUDA graph holds them all and is launched once.
 """
 
+import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -45,9 +46,14 @@ class GraphedStep:
         self._update = optimizer.step
         self._graph: torch.cuda.CUDAGraph | None = None
         self._n_warm = 0
-        optimizer.step = self._step  # type: ignore[method-assign, assignment]
 
-    def _step(self, closure: Callable[[], float] | None = None) -> None:
+        @functools.wraps(self._update)  # a schedule has left its mark on it
+        def step(closure: Callable[[], float] | None = None) -> None:
+            self._step()
+
+        optimizer.step = step  # type: ignore[method-assign, assignment]
+
+    def _step(self) -> None:
         if self._graph is None and self._n_warm < self.WARM_UP:
             self._n_warm += 1
             self._warm_up()
@@ -98,7 +104,7 @@ class GraphedStep:
         """Let the optimizer read learning rates from tensors, which keep their place."""
         groups = self._optimizer.param_groups
         kept = [(group["lr"], group["capturable"]) for group in groups]
-        self._rates = [torch.tensor(lr, device=self._input.device) for lr, _ in kept]
+        self._rates = [self._input.new_tensor(lr, dtype=torch.float32) for lr, _ in kept]
         try:
             for group, rate in zip(groups, self._rates, strict=True):
                 group["lr"], group["capturable"] = rate, True
