@@ -155,3 +155,21 @@ def test_weight_decay_shrinks_matrices_and_embeddings_alike() -> None:
     optimizer.step()
     shares = [new / old for new, old in zip(sizes_of(tables), before, strict=True)]
     assert shares == [pytest.approx(1 - 1e-4, abs=1e-6)] * len(tables)
+
+
+def test_a_rate_in_a_tensor_is_read_anew_in_each_step() -> None:
+    """A recorded step reads it where it lies; rounding apart, the steps are the same."""
+    nets = small_net(), small_net()
+    plain, recorded = (muon(net, **SETTINGS) for net in nets)
+    rates = [torch.tensor(group["lr"]) for group in recorded.param_groups]
+    for group, rate in zip(recorded.param_groups, rates, strict=True):
+        group["lr"] = rate
+    for factor in (1.0, 0.5, 0.25):
+        for group, rate in zip(plain.param_groups, rates, strict=True):
+            group["lr"] *= factor
+            rate.fill_(group["lr"])
+        for net, optimizer in zip(nets, (plain, recorded), strict=True):
+            train_for(net, 2, [optimizer])
+    for (name, a), b in zip(nets[0].named_parameters(), nets[1].parameters(), strict=True):
+        if not name.endswith("qkv.bias"):  # a key's bias has a gradient of rounding noise
+            torch.testing.assert_close(a, b, rtol=0, atol=1e-5)

@@ -103,12 +103,14 @@ class GraphedStep:
     def _rates_on_device(self) -> Iterator[None]:
         """Let the optimizer read learning rates from tensors, which keep their place."""
         groups = self._optimizer.param_groups
-        kept = [(group["lr"], group["capturable"]) for group in groups]
-        self._rates = [self._input.new_tensor(lr, dtype=torch.float32) for lr, _ in kept]
+        kept = [dict(group) for group in groups]
+        self._rates = [self._input.new_tensor(g["lr"], dtype=torch.float32) for g in groups]
         try:
             for group, rate in zip(groups, self._rates, strict=True):
-                group["lr"], group["capturable"] = rate, True
+                group["lr"] = rate
+                if "capturable" in group:
+                    group["capturable"] = True
             yield
         finally:
-            for group, (lr, capturable) in zip(groups, kept, strict=True):
-                group["lr"], group["capturable"] = lr, capturable
+            for group, own in zip(groups, kept, strict=True):
+                group.update(own)
