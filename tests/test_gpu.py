@@ -49,6 +49,12 @@ def nats(results: dict[str, Any], name: str = "final") -> dict[str, float]:
     return {key: s["total_nats"] / s["tokens"] for key, s in results[name].items()}
 
 
+def losses(run: Path) -> list[float]:
+    """Return the train loss of every step."""
+    lines = lines_of(run)
+    return [line["train/nats_per_token"] for line in lines if "train/nats_per_token" in line]
+
+
 @pytest.mark.parametrize("model", MODELS)
 def test_a_gpu_trains_as_the_cpu_does(configure: Configure, model: str) -> None:
     on_cpu, on_gpu = (
@@ -102,12 +108,17 @@ def test_a_step_replayed_as_a_graph_is_the_same_step(
     )
     settings = ("trainer=gpu", f"precision={precision}", "float32_matmul=highest")
     settings += (*chosen(model), "model.net.dropout=0.3")
-    plain = train(configure(*settings, "cuda_graph=false", folder="plain"))
+    without = configure(*settings, "cuda_graph=false", folder="plain")
+    within = configure(*settings, "cuda_graph=true", folder="graphed")
+    plain = train(without)
     assert not replays
-    graphed = train(configure(*settings, "cuda_graph=true", folder="graphed"))
+    graphed = train(within)
     assert len(replays) == n_replays and graphed["optimizer_steps"] == 8
     tolerance = 1e-4 if precision == "32-true" else 1e-3
     assert nats(graphed) == pytest.approx(nats(plain), rel=tolerance)
+    assert losses(Path(within.run_dir)) == pytest.approx(
+        losses(Path(without.run_dir)), rel=tolerance
+    )
 
 
 def test_a_step_that_cannot_be_recorded_is_told_of(
@@ -154,16 +165,8 @@ def test_a_stopped_run_goes_on_with_the_same_random_numbers(
             train(stopped)
     stopped.resume = str(Path(stopped.run_dir) / "checkpoints" / "last.ckpt")
     train(stopped)
-    losses = [
-        [
-            line["train/nats_per_token"]
-            for line in lines_of(Path(cfg.run_dir))
-            if "train/nats_per_token" in line
-        ]
-        for cfg in (straight, stopped)
-    ]
-    assert len(losses[0]) == 8
-    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    assert len(losses(Path(straight.run_dir))) == 8
+    assert losses(Path(stopped.run_dir)) == pytest.approx(losses(Path(straight.run_dir)), rel=1e-4)
 
 
 @pytest.mark.parametrize("model", MODELS)

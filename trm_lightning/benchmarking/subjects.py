@@ -113,7 +113,7 @@ def graphed_step(
 
     graphed = GraphedStep(compute, optimizer)
     graphed.tokens = tokens
-    for _ in range(graphed.WARM_UP):
+    for _ in range(graphed.WARM_UP + 1):  # and the recording
         optimizer.step()
     return lambda: optimizer.step()
 

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from trm_lightning.data import TextDataModule
 from trm_lightning.metrics import LikelihoodSum, Score, TextCounts
 from trm_lightning.modules.ema import EmaWeights
-from trm_lightning.modules.graph import GraphedStep
+from trm_lightning.modules.graph import GraphedStep, can_be_graphed
 from trm_lightning.modules.optim import TimeShare
 from trm_lightning.nets import LanguageNet
 
@@ -63,8 +63,8 @@ class LanguageModule(L.LightningModule):
 
     Attributes:
         total_steps: optimizer steps of the whole run, exactly; set before the run starts.
-        cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps of the net
-            are alike; set likewise.
+        cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps are alike
+            (``net.steps_alike``, :func:`can_be_graphed`); set likewise.
         time_share: tells how much of a budget in seconds is used up; set likewise.
         scores: the last validation's scores, by names such as ``val/ppl``.
     """
@@ -111,9 +111,9 @@ class LanguageModule(L.LightningModule):
         schedule = self.make_schedule(
             optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
         )
-        one_gpu = self.device.type == "cuda" and self.trainer.world_size == 1
-        if self.cuda_graph and one_gpu and self.net.steps_alike:
-            self._graphed = GraphedStep(self._clipped_gradients, optimizer)
+        graphed = self.cuda_graph and self.net.steps_alike
+        graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
+        self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:

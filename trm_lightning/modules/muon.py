@@ -57,13 +57,14 @@ class Muon(AdamW):
                 state["momentum"] = torch.zeros_like(parameter)
             momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
             ahead = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov's
-            update = orthogonalised(ahead) * (UPDATE_SIZE * max(parameter.shape) ** 0.5)
-            lr, update = group["lr"], update.to(parameter.dtype)
+            with torch.autocast(parameter.device.type, enabled=False):
+                update = orthogonalised(ahead) * (UPDATE_SIZE * max(parameter.shape) ** 0.5)
+            lr = group["lr"]
             parameter.mul_(1 - lr * group["weight_decay"])
             if isinstance(lr, Tensor):  # on the device, where a graph reads it anew in each step
-                parameter.sub_(update.mul_(lr))
+                parameter.sub_((update * lr).to(parameter.dtype))
             else:
-                parameter.add_(update, alpha=-lr)
+                parameter.add_(update.to(parameter.dtype), alpha=-lr)
 
 
 def orthogonalised(matrix: Tensor) -> Tensor:

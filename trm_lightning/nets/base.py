@@ -41,7 +41,6 @@ class LanguageNet(nn.Module, ABC):
     is_likelihood = True  # False for a net that is given the tokens it is scored on
     leaks = False  # set by the leak audit
     n_supervision = 1  # N_sup: optimizer steps per batch
-    steps_alike = True  # training steps differ in nothing but their tokens
     n_passes = 1  # how many times the blocks run for one prediction
 
     def __init__(
@@ -86,6 +85,15 @@ class LanguageNet(nn.Module, ABC):
             (B, T - first, V) float32 natural logarithms; entry t is the distribution of token
             ``first + t``, and depends on the tokens before that one only (``is_likelihood``).
         """
+
+    @property
+    def steps_alike(self) -> bool:
+        """Whether training steps differ in nothing but tokens and random numbers of the GPU's.
+
+        Then one can be recorded and replayed. Not so where a state is carried from step to step,
+        where Python draws numbers or decides by values, or where the GPU has to be waited for.
+        """
+        return self.n_supervision == 1
 
     @property
     def layers(self) -> list[Block]:

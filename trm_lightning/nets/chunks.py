@@ -175,9 +175,10 @@ class RefinedWindow:
         """Return the states (B, T - first, D) that the factorization scores."""
         if self.net.factorization == "parallel":
             return y[:, self.parallel_rows[self.first : self.n_tokens]]
-        # Where look-ahead states are cut off, no view: torch 2.11's compiler cannot hand back a
-        # state and part of it.
-        return y[:, self.first : self.n_tokens].contiguous()
+        states = y[:, self.first : self.n_tokens]
+        # Where states are cut off, no view: torch 2.11's compiler cannot hand back a state and a
+        # part of it.
+        return states if states.shape == y.shape else states.clone()
 
     def draft(self, y: Tensor) -> tuple[Tensor, Tensor] | None:
         """See :meth:`Chunks.draft`; here, how the other factorization predicts those tokens."""

@@ -197,9 +197,9 @@ class RecursiveNet(LanguageNet):
         return sequential and self.attention != "recursive"
 
     @property
-    def steps_alike(self) -> bool:  # type: ignore[override]
-        """Whether training steps differ in their tokens only: not in what is known or carried."""
-        return self.n_supervision == 1 and not self.reveals and self.halt_below is None
+    def steps_alike(self) -> bool:
+        """See :attr:`LanguageNet.steps_alike`; revealed prefixes and halting are waited for."""
+        return super().steps_alike and not self.reveals and self.halt_below is None
 
     @property
     def scoring_depth(self) -> int:
