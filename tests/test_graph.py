@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from test_training import made
 from torch.optim import Optimizer
 
+from trm_lightning import training
 from trm_lightning.modules import LanguageModule
 from trm_lightning.modules.graph import can_be_graphed
 from trm_lightning.training import build_trainer
@@ -54,6 +55,24 @@ def test_what_a_graph_leaves_out_keeps_a_run_from_it(
     assert not decided(configure("model=trm", "trainer=ddp_cpu"))
     monkeypatch.setattr(L.pytorch.plugins.Precision, "scaler", object(), raising=False)
     assert not decided(cfg)
+
+
+def test_what_every_run_calls_back_does_not_keep_it_from_a_graph(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, decisions = training.build_trainer, []
+
+    def watched(cfg: DictConfig, module: LanguageModule, callbacks: list[L.Callback]) -> L.Trainer:
+        trainer = build(cfg, module, callbacks)
+        with monkeypatch.context() as patch:
+            patch.setattr(LanguageModule, "device", torch.device("cuda"))
+            optimizer = module.make_optimizer(module.net)
+            decisions.append(can_be_graphed(trainer, module, optimizer))
+        return trainer
+
+    monkeypatch.setattr(training, "build_trainer", watched)
+    training.train(configure("model=trm", "progress=true", "callbacks=early_stopping"))
+    assert decisions == [True]
 
 
 def test_a_cpu_has_no_graphs(configure: Configure) -> None:

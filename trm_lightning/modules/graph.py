@@ -69,14 +69,15 @@ class GraphedStep:
             self._n_warm += 1
             self._warm_up()
             return
-        graph = self._graph = self._graph or self._record()
+        if self._graph is None:
+            self._graph = self._record()
         if self.tokens.shape != self._input.shape:
             self.numbers = self._train(self.tokens)
             return
         self._input.copy_(self.tokens)
         for rate, group in zip(self._rates, self._optimizer.param_groups, strict=True):
             rate.fill_(group["lr"])
-        graph.replay()
+        self._graph.replay()
         self.numbers = tuple(number.clone() for number in self._output)
 
     def _train(self, tokens: Tensor) -> Scalars:
