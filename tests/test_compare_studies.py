@@ -72,8 +72,9 @@ def test_the_studies_of_conf_compose(tmp_path: Path, name: str) -> None:
         return
     assert set(series.values()) == {"ar", "trm"}
     ar, trm = ([size for e, size in sizes.items() if series[e] == kind] for kind in ("ar", "trm"))
-    assert min(ar) < 100_000 and max(trm) < 2_000_000
-    assert 1_500_000 < max(ar) < 2 * max(max(trm), 1_000_000)  # its equal is looked for up there
+    # WikiText-2's baseline goes further: the equal of its largest recursive net is up there.
+    most = 3_000_000 if name == "frontier_wikitext2" else 2_000_000
+    assert min(ar) < 100_000 and 1_500_000 < max(ar) < most and max(trm) < 2_000_000
     for entry, size in sizes.items():
         assert min(abs(size / other - 1) for other in ar) < 0.25, entry
 
