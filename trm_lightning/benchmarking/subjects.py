@@ -86,23 +86,9 @@ def n_answers(module: LanguageModule) -> int:
 
 
 def training_step(
-    net: nn.Module, loss: Loss, optimizer: Optimizer, tokens: Tensor
+    net: nn.Module, loss: Loss, optimizer: Optimizer, tokens: Tensor, graph: bool = False
 ) -> Callable[[], None]:
-    """Return a whole optimizer step on one batch of ids (B, T)."""
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        loss(tokens).backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-
-    return step
-
-
-def graphed_step(
-    net: nn.Module, loss: Loss, optimizer: Optimizer, tokens: Tensor
-) -> Callable[[], None]:
-    """Return :func:`training_step` replayed as a CUDA graph."""
+    """Return a whole optimizer step on one batch of ids (B, T), replayed with a CUDA ``graph``."""
 
     def compute(ids: Tensor) -> tuple[Tensor]:
         optimizer.zero_grad(set_to_none=True)
@@ -111,11 +97,18 @@ def graphed_step(
         nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         return (total,)
 
-    graphed = GraphedStep(compute, optimizer)
-    graphed.tokens = tokens
-    for _ in range(graphed.WARM_UP + 1):  # and the recording
+    if graph:
+        graphed = GraphedStep(compute, optimizer)  # optimizer.step is all of it from now on
+        graphed.tokens = tokens
+        for _ in range(graphed.WARM_UP + 1):  # and the recording
+            optimizer.step()
+
+    def step() -> None:
+        if not graph:
+            compute(tokens)
         optimizer.step()
-    return lambda: optimizer.step()
+
+    return step
 
 
 def _shape(cfg: DictConfig, window: int) -> dict[str, Any]:

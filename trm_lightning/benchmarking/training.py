@@ -17,7 +17,6 @@ from trm_lightning.benchmarking.references import FusedGpt, PlainBaseline, Plain
 from trm_lightning.benchmarking.subjects import (
     Loss,
     ar,
-    graphed_step,
     loss_of,
     n_answers,
     plain,
@@ -141,10 +140,7 @@ def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
             module.net.to(device).train()
             loss = _in_bf16(loss_of(module)) if "bf16" in chosen else loss_of(module)
             optimizer = module.make_optimizer(module.net)
-            if "graph" in chosen:
-                step = graphed_step(module.net, loss, optimizer, tokens)
-            else:
-                step = training_step(module.net, loss, optimizer, tokens)
+            step = training_step(module.net, loss, optimizer, tokens, graph="graph" in chosen)
             flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window, n_answers(module))
             name = f"{plain_name}, {', '.join(chosen)}"
             variants.append(Variant(name, step, tokens.numel(), flops, (plain_name,)))
