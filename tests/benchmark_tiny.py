@@ -5,10 +5,10 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
-from trm_lightning.benchmarking import references, subjects
+from trm_lightning.benchmarks import references, subjects
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
-from trm_lightning.modules import LanguageModule
+from trm_lightning.training import LanguageModule
 
 TINY = (
     "net={vocab_size:13,width:16,n_layers:2,n_heads:2,dropout:0.0,norm:pre}",

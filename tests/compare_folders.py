@@ -13,9 +13,9 @@ from omegaconf import OmegaConf
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
-from trm_lightning.comparison.entries import Entry
-from trm_lightning.comparison.record import Group, read_record
-from trm_lightning.comparison.summary import summarise_entries
+from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.record import Group, read_record
+from trm_lightning.studies.summary import summarise_entries
 
 TOKENS, CHARACTERS = 1000, 4000
 

@@ -5,7 +5,7 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from trm_lightning.nets import LanguageNet
+from trm_lightning.models import LanguageNet
 
 Net = TypeVar("Net", bound=LanguageNet)
 

@@ -15,7 +15,6 @@ from omegaconf import OmegaConf
 from torch.distributions import Categorical, kl_divergence
 
 from trm_lightning.analysis import analyze
-from trm_lightning.analysis.figures import is_supervised
 from trm_lightning.analysis.groups import FREQUENCIES, PARTS, by_frequency, by_part_of_line
 from trm_lightning.analysis.measure import Measurement, ablations, check_same_as_scored
 from trm_lightning.analysis.sums import Guess, facts
@@ -29,9 +28,10 @@ from trm_lightning.data import (
     WordTokenizer,
 )
 from trm_lightning.errors import UserError
-from trm_lightning.metrics import score_windows
-from trm_lightning.nets import AutoregressiveNet, RecursiveNet
-from trm_lightning.training import train
+from trm_lightning.evaluation import score_windows
+from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.reports.analysis_figures import is_supervised
+from trm_lightning.training.fit import train
 
 V = 7
 CPU = torch.device("cpu")

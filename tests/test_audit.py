@@ -11,9 +11,9 @@ from spread import spread
 from torch import Tensor, nn
 
 from trm_lightning.data.windows import EvalWindows
-from trm_lightning.leak_audit import decoder
-from trm_lightning.metrics.audit import MEANINGS, Audit, HeldOut, audit
-from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet, leaky
+from trm_lightning.leakage.audit import MEANINGS, Audit, HeldOut, audit
+from trm_lightning.leakage.verdict import decoder
+from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet, leaky
 
 V, L = 23, 12
 BASE: dict[str, Any] = {

@@ -16,15 +16,15 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from trm_lightning.auditing import audit_command
-from trm_lightning.callbacks.audit import LeakAudit
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.modules import LanguageModule
-from trm_lightning.nets import AutoregressiveNet
-from trm_lightning.training import build_module, build_trainer, set_globals, train
+from trm_lightning.leakage.command import audit_command
+from trm_lightning.models import AutoregressiveNet
+from trm_lightning.training import LanguageModule
+from trm_lightning.training.callbacks.leak_audit import LeakAudit
+from trm_lightning.training.fit import build_module, build_trainer, set_globals, train
 
 DATA = [override for override in TINY if "data." in override]
 NET = ["model.net.width=16", "model.net.n_heads=2", "train_steps=0", "device=cpu"]

@@ -9,10 +9,10 @@ from benchmark_tiny import configured
 from conftest import Configure
 from omegaconf import DictConfig
 
-from trm_lightning.benchmarking import command, runs, timing
-from trm_lightning.benchmarking.probes import peak_memory
+from trm_lightning.benchmarks import command, runs, timing
+from trm_lightning.benchmarks.probes import peak_memory
 from trm_lightning.errors import UserError
-from trm_lightning.training import train
+from trm_lightning.training.fit import train
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_steps_of_a_real_run_alternate_with_a_bare_loop(
     cfg: DictConfig, configure: Configure, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     path = tmp_path / "probe.json"
-    probe = f"{{_target_: trm_lightning.benchmarking.probes.Interleaved, path: {path}, steps: 2}}"
+    probe = f"{{_target_: trm_lightning.benchmarks.probes.Interleaved, path: {path}, steps: 2}}"
     train(configure("model=ar", "budget.steps=6", f"+callbacks.probe={probe}"))
     found = json.loads(path.read_text())
     monkeypatch.setattr(runs, "NETS", {"AR": []})

@@ -10,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from trm_lightning.benchmarking import flops, references, subjects, timing
+from trm_lightning.benchmarks import flops, references, subjects, timing
 from trm_lightning.cli.compose import conf_dir
-from trm_lightning.modules import LanguageModule
-from trm_lightning.modules.muon import Muon
+from trm_lightning.optim.muon import Muon
+from trm_lightning.training import LanguageModule
 
 
 @pytest.fixture

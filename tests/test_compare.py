@@ -17,12 +17,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, conf_dir
-from trm_lightning.comparison import running, session
-from trm_lightning.comparison.entries import Entry
-from trm_lightning.comparison.plan import Plan, PlannedRun, make_plan
-from trm_lightning.comparison.record import Group, group_folders, read_record
-from trm_lightning.comparison.running import refuse_other_settings, train_all, training_command
 from trm_lightning.errors import UserError
+from trm_lightning.studies import running, session
+from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.plan import Plan, PlannedRun, make_plan
+from trm_lightning.studies.record import Group, group_folders, read_record
+from trm_lightning.studies.running import refuse_other_settings, train_all, training_command
 
 CALL = Call("train", conf_dir(), "train", None, multirun=False)
 SMALL = [override for override in TINY if not override.startswith(("budget", "progress"))]

@@ -8,14 +8,14 @@ from compare_folders import make_run, make_summary, score
 from conftest import Configure
 from omegaconf import OmegaConf
 
-from trm_lightning.comparison.cost import count_parameters, training_flops_per_token
-from trm_lightning.comparison.entries import Entry
-from trm_lightning.comparison.notes import notes_on
-from trm_lightning.comparison.record import Group, read_record
-from trm_lightning.comparison.statistics import estimate, t_quantile
-from trm_lightning.comparison.summary import summarise_entries
-from trm_lightning.comparison.table import render
-from trm_lightning.reporting.comparison import markdown_tables
+from trm_lightning.reports.comparison import markdown_tables
+from trm_lightning.studies.cost import count_parameters, training_flops_per_token
+from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.notes import notes_on
+from trm_lightning.studies.record import Group, read_record
+from trm_lightning.studies.statistics import estimate, t_quantile
+from trm_lightning.studies.summary import summarise_entries
+from trm_lightning.studies.table import render
 
 # Two-sided 95 % points from printed tables of Student's t.
 PRINTED = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 30: 2.0423}

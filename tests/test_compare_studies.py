@@ -15,15 +15,15 @@ from omegaconf import OmegaConf
 from test_compare import CALL, config
 from test_report import assert_self_contained, make_report
 
-from trm_lightning.comparison import session, summary
-from trm_lightning.comparison.cost import count_parameters
-from trm_lightning.comparison.entries import Entry
-from trm_lightning.comparison.frontier import Envelope
-from trm_lightning.comparison.plan import make_plan
-from trm_lightning.comparison.record import Group, Record, read_record
-from trm_lightning.comparison.studies import make_study
-from trm_lightning.comparison.study_table import study_parts
 from trm_lightning.errors import UserError
+from trm_lightning.studies import session, summary
+from trm_lightning.studies.cost import count_parameters
+from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.frontier import Envelope
+from trm_lightning.studies.plan import make_plan
+from trm_lightning.studies.record import Group, Record, read_record
+from trm_lightning.studies.studies import make_study
+from trm_lightning.studies.study_table import study_parts
 
 # Planning.
 

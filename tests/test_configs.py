@@ -12,7 +12,7 @@ from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.schema import SCHEMAS
-from trm_lightning.training import train
+from trm_lightning.training.fit import train
 
 
 def choices(group: str) -> list[str]:

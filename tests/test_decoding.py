@@ -9,9 +9,9 @@ import torch
 from spread import spread
 from torch import Tensor
 
-from trm_lightning.decoding import Draw, sample, sample_batch
 from trm_lightning.errors import UserError
-from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.sampling.sample import Draw, sample, sample_batch
 
 V, L, C = 11, 12, 3
 BASE: dict[str, Any] = {

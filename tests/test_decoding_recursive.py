@@ -9,12 +9,12 @@ from spread import spread
 from test_decoding import chi_square, rng
 from torch import Tensor
 
-from trm_lightning import recursive_decoding
-from trm_lightning.decoding import Draw, sample, sample_batch
-from trm_lightning.generation import count_blocks
-from trm_lightning.nets import RecursiveNet
-from trm_lightning.nets.growing import GrowingWindow
-from trm_lightning.recursive_decoding import verify
+from trm_lightning.models import RecursiveNet
+from trm_lightning.models.kv_cache import GrowingWindow
+from trm_lightning.sampling import speculative as recursive_decoding
+from trm_lightning.sampling.command import count_blocks
+from trm_lightning.sampling.sample import Draw, sample, sample_batch
+from trm_lightning.sampling.speculative import verify
 
 V, L = 7, 12
 N_TEXTS = 1400

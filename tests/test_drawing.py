@@ -6,7 +6,7 @@ import pytest
 import torch
 from test_decoding import chi_square, rng
 
-from trm_lightning.drawing import Draw
+from trm_lightning.sampling.methods import Draw
 
 
 def possible(log_probs: list[float], **settings: Any) -> set[int]:

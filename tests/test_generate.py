@@ -18,8 +18,8 @@ from trm_lightning.data import (
     WordTokenizer,
 )
 from trm_lightning.errors import UserError
-from trm_lightning.generation import count_blocks, generate, text_pieces
-from trm_lightning.nets import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.sampling.command import count_blocks, generate, text_pieces
 
 TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3
 NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads": 2}
@@ -37,7 +37,7 @@ def make_run(folder: Path, **recursion: Any) -> Path:
     kind = RecursiveNet if recursion else AutoregressiveNet
     torch.manual_seed(0)
     net = kind(vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id, **NET, **recursion)
-    target = f"trm_lightning.nets.{kind.__name__}"
+    target = f"trm_lightning.models.{kind.__name__}"
     (folder / "checkpoints").mkdir(parents=True)
     checkpoint = {
         "state_dict": {f"net.{name}": value for name, value in net.state_dict().items()},

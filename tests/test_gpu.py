@@ -13,15 +13,15 @@ from conftest import TINY, Configure
 from hydra import compose, initialize_config_dir
 from test_training import SignalAt, lines_of
 
-from trm_lightning import training
-from trm_lightning.auditing import audit_command
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import evaluate
-from trm_lightning.generation import generate
-from trm_lightning.nets import AutoregressiveNet
-from trm_lightning.training import train
+from trm_lightning.evaluation.command import evaluate
+from trm_lightning.leakage.command import audit_command
+from trm_lightning.models import AutoregressiveNet
+from trm_lightning.sampling.command import generate
+from trm_lightning.training import fit as training
+from trm_lightning.training.fit import train
 
 pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),

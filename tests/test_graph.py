@@ -10,10 +10,10 @@ from omegaconf import DictConfig
 from test_training import made
 from torch.optim import Optimizer
 
-from trm_lightning import training
-from trm_lightning.modules import LanguageModule
-from trm_lightning.modules.graph import can_be_graphed
-from trm_lightning.training import build_trainer
+from trm_lightning.training import LanguageModule
+from trm_lightning.training import fit as training
+from trm_lightning.training.cuda_graph import can_be_graphed
+from trm_lightning.training.fit import build_trainer
 
 
 class Watching(L.Callback):

@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import evaluate
-from trm_lightning.runs import load_run
-from trm_lightning.training import train
+from trm_lightning.evaluation.command import evaluate
+from trm_lightning.runs.load import load_run
+from trm_lightning.training.fit import train
 
 WARM = (
     "model=trm_cached", "model.net.chunk_start=target", "model.net.factorization=parallel",

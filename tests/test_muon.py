@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trm_lightning.modules.muon import hidden_matrices, orthogonalised
-from trm_lightning.modules.optim import muon
-from trm_lightning.nets import AutoregressiveNet
+from trm_lightning.models import AutoregressiveNet
+from trm_lightning.optim.muon import hidden_matrices, orthogonalised
+from trm_lightning.optim.optimizers import muon
 
 SETTINGS: dict[str, Any] = {
     "lr": 1e-3,

@@ -11,12 +11,12 @@ from spread import spread
 from torch import Tensor
 
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import evaluate
-from trm_lightning.leak_audit import decoder
-from trm_lightning.metrics.audit import audit
-from trm_lightning.nets import RecursiveNet
-from trm_lightning.nets.growing import GrowingWindow
-from trm_lightning.training import train
+from trm_lightning.evaluation.command import evaluate
+from trm_lightning.leakage.audit import audit
+from trm_lightning.leakage.verdict import decoder
+from trm_lightning.models import RecursiveNet
+from trm_lightning.models.kv_cache import GrowingWindow
+from trm_lightning.training.fit import train
 
 V, L, DEPTH = 13, 12, 6
 KINDS: dict[str, dict[str, Any]] = {

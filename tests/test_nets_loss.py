@@ -5,9 +5,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm_lightning.nets import loss as loss_module
-from trm_lightning.nets.dropout import dropout
-from trm_lightning.nets.loss import vocabulary_cross_entropy
+from trm_lightning.models import cross_entropy as loss_module
+from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
+from trm_lightning.models.dropout import dropout
 
 N, D, V = 23, 6, 31
 

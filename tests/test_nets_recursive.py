@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm_lightning.nets import RecursiveNet
+from trm_lightning.models import RecursiveNet
 
 Weights = dict[str, Tensor]
 HEADS = 2

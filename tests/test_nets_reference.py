@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm_lightning.nets import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AutoregressiveNet, RecursiveNet
 
 Weights = dict[str, Tensor]
 SMALL = {"vocab_size": 11, "start_token": 1, "width": 16, "n_layers": 2, "n_heads": 4}

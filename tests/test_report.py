@@ -16,8 +16,8 @@ from omegaconf import OmegaConf
 
 from trm_lightning.analysis import analyze
 from trm_lightning.errors import UserError
-from trm_lightning.reporting.command import report
-from trm_lightning.reporting.document import (
+from trm_lightning.reports.command import report
+from trm_lightning.reports.document import (
     Listing,
     Number,
     Picture,
@@ -26,15 +26,15 @@ from trm_lightning.reporting.document import (
     Table,
     number,
 )
-from trm_lightning.reporting.page import render_html, render_markdown, write_report
-from trm_lightning.reporting.plots import (
+from trm_lightning.reports.page import render_html, render_markdown, write_report
+from trm_lightning.reports.plots import (
     add_line,
     as_element,
     new_axes,
     save_figure,
     scale_perplexity,
 )
-from trm_lightning.training import train
+from trm_lightning.training.fit import train
 
 CHROMIUM = Path("/usr/bin/chromium")
 ENVIRONMENT = {
@@ -54,7 +54,7 @@ RESULTS: dict[str, Any] = {
     "eval_window": 64, "eval_stride": 32, "final": {"val/ppl": SCORE},
     "best": {"val/ppl": {"perplexity": 41.5, "step": 30}}, "test": {},
     "environment": ENVIRONMENT,
-    "config": {"model": {"net": {"_target_": "trm_lightning.nets.AutoregressiveNet"}}, "seed": 1},
+    "config": {"model": {"net": {"_target_": "trm_lightning.models.AutoregressiveNet"}}, "seed": 1},
 }  # fmt: skip
 CHECKS = [
     {"name": "gradient", "passed": True, "detail": "depends on what is before", "position": None},
@@ -126,7 +126,7 @@ def test_a_run_report_holds_what_was_measured(tmp_path: Path) -> None:
             assert shown.lower() in text.lower(), shown
         assert "likelihood" not in text.lower().replace("likelihoods", "")
     assert "python -m trm_lightning.train model=ar 'data.path=my text.txt'" in markdown
-    assert "_target_: trm_lightning.nets.AutoregressiveNet" in markdown
+    assert "_target_: trm_lightning.models.AutoregressiveNet" in markdown
     figures = {f"learning_{x}.{kind}" for x in ("tokens", "seconds") for kind in ("png", "svg")}
     assert {path.name for path in (run / "figures").iterdir()} == figures
     for link in re.findall(r"\]\((figures/[^)]+)\)", markdown):
@@ -325,7 +325,7 @@ def test_a_page_that_overflows_and_asks_is_found_out(tmp_path: Path) -> None:
 
 
 def entry(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
-    """One line of a comparison of two seeds; see trm_lightning.comparison.summary."""
+    """One line of a comparison of two seeds; see trm_lightning.studies.summary."""
     mean = {"mean": 40.5, "low": 39.0, "high": 42.0, "half_width": 1.5, "n": 2}
     names = (
         "best", "final", "bits_per_character", "degradation_percent", "tokens", "seconds",

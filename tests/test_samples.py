@@ -14,13 +14,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.patches import Rectangle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from trm_lightning.callbacks import Samples
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule
-from trm_lightning.decoding import sample
-from trm_lightning.figures import refinement_figure, visible
-from trm_lightning.modules import ARModule, LanguageModule, TRMModule
-from trm_lightning.modules.optim import adamw, constant
-from trm_lightning.nets import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.optim.optimizers import adamw, constant
+from trm_lightning.reports.refinement_figure import refinement_figure, visible
+from trm_lightning.sampling.sample import sample
+from trm_lightning.training import ARModule, LanguageModule, TRMModule
+from trm_lightning.training.callbacks import Samples
 
 TEXT = "a rose is a rose\nis a rose $x$ \\alpha_ " * 8
 TOKENIZER = CharacterTokenizer().fit([TEXT], [])

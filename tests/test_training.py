@@ -14,12 +14,12 @@ from conftest import Configure
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from trm_lightning import training
-from trm_lightning.callbacks import Checkpoints
 from trm_lightning.errors import UserError
-from trm_lightning.modules import TRMModule
-from trm_lightning.runs import load_run, read_checkpoint
-from trm_lightning.training import build_module, total_steps, train
+from trm_lightning.runs.load import load_run, read_checkpoint
+from trm_lightning.training import TRMModule
+from trm_lightning.training import fit as training
+from trm_lightning.training.callbacks import Checkpoints
+from trm_lightning.training.fit import build_module, total_steps, train
 
 PARALLEL = ("model=trm_cached", "model.net.factorization=parallel", "model.net.dropout=0")
 
@@ -340,7 +340,7 @@ def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) 
     )
     before = dict(made(cfg)[1].net.named_parameters())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trm_lightning.modules.TRMModule", Watching)
+        patch.setattr("trm_lightning.training.TRMModule", Watching)
         train(cfg)
     assert len(set(seen)) == len(seen) == 8
     after = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]

@@ -22,7 +22,7 @@ def main(cfg: DictConfig) -> float:
         trm-audit run=outputs/… json=audit.json
         trm-audit --multirun model=ar,trm
     """
-    from trm_lightning.auditing import audit_command
+    from trm_lightning.leakage.command import audit_command
 
     n_failed = audit_command(cfg)
     if n_failed and HydraConfig.get().mode == RunMode.RUN:

@@ -18,7 +18,7 @@ def main(cfg: DictConfig) -> None:
         trm-benchmark sections=[data,lightning,startup] data=shakespeare_word
         trm-benchmark device=cuda batch=256
     """
-    from trm_lightning.benchmarking.command import benchmark
+    from trm_lightning.benchmarks.command import benchmark
 
     benchmark(cfg)
 

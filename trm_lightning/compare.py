@@ -19,7 +19,7 @@ def main(cfg: DictConfig) -> None:
         trm-compare compare=sources_word seeds=1 scale=0.04
         trm-compare runs=[outputs/…,outputs/…]
     """
-    from trm_lightning.comparison.session import compare
+    from trm_lightning.studies.session import compare
 
     if not compare(cfg):
         sys.exit(1)

@@ -14,7 +14,7 @@ def main(cfg: DictConfig) -> None:
         trm-evaluate run=outputs/…/checkpoints/last.ckpt split=test
         trm-evaluate run=outputs/… stride=1
     """
-    from trm_lightning.evaluation import evaluate
+    from trm_lightning.evaluation.command import evaluate
 
     evaluate(cfg)
 

@@ -16,7 +16,7 @@ def main(cfg: DictConfig) -> None:
         trm-generate run=outputs/… prompt=Romeo temperature=0.7 n_samples=3
         trm-generate run=outputs/… 'prompt="Speak, speak."' top_p=0.9
     """
-    from trm_lightning.generation import generate
+    from trm_lightning.sampling.command import generate
 
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `… | head` ends it quietly

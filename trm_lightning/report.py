@@ -14,7 +14,7 @@ def main(cfg: DictConfig) -> None:
         trm-report path=outputs/…/analysis
         trm-report path=outputs/comparisons/default
     """
-    from trm_lightning.reporting.command import report
+    from trm_lightning.reports.command import report
 
     report(cfg)
 

@@ -20,7 +20,7 @@ def main(cfg: DictConfig) -> float:
     trm-train resume=auto
     """
     # Help, completion and error screens come without the seconds that torch takes to load.
-    from trm_lightning.training import train
+    from trm_lightning.training.fit import train
 
     results = train(cfg)
     return min(score["perplexity"] for score in results["best"].values())

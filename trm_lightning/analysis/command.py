@@ -11,7 +11,6 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.analysis.figures import analysis_figures
 from trm_lightning.analysis.halting import check_bounds, score_halting
 from trm_lightning.analysis.measure import (
     Measurement,
@@ -22,14 +21,16 @@ from trm_lightning.analysis.measure import (
 )
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import open_data
-from trm_lightning.figures import refinement_figure
-from trm_lightning.metrics import score_windows
-from trm_lightning.metrics.likelihood import safe_exp
-from trm_lightning.nets import LanguageNet, RecursiveNet
-from trm_lightning.reporting.plots import save_figure
-from trm_lightning.results import MEANINGS
-from trm_lightning.runs import LoadedRun, environment, find_device, load_run, write_json
+from trm_lightning.evaluation import score_windows
+from trm_lightning.evaluation.command import open_data
+from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.files import write_json
+from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.reports.analysis_figures import analysis_figures
+from trm_lightning.reports.plots import save_figure
+from trm_lightning.reports.refinement_figure import refinement_figure
+from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
+from trm_lightning.runs.results import MEANINGS
 
 FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8

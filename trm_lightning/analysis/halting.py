@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from trm_lightning.errors import UserError
-from trm_lightning.metrics import LikelihoodSum
-from trm_lightning.metrics.likelihood import safe_exp
-from trm_lightning.nets import RecursiveNet
+from trm_lightning.evaluation import LikelihoodSum
+from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.models import RecursiveNet
 
 
 def check_bounds(bounds: Sequence[float]) -> None:

@@ -16,8 +16,8 @@ from trm_lightning.analysis.sums import GroupSums, Guess, Sums, facts, guess
 from trm_lightning.analysis.unroll import Reading, isolated_log_probs, readings
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.metrics import LogProbs
-from trm_lightning.nets import LanguageNet, RecursiveNet
+from trm_lightning.evaluation import LogProbs
+from trm_lightning.models import LanguageNet, RecursiveNet
 
 LOGITS_AT_ONCE = 1 << 22  # numbers of a batch's distributions: 16 MiB
 CHUNK = "position in the chunk"

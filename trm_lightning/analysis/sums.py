@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from trm_lightning.analysis.unroll import Reading
-from trm_lightning.metrics.likelihood import safe_exp
-from trm_lightning.nets import LanguageNet
+from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.models import LanguageNet
 
 Place = tuple[int, int]  # refinement and recursion of a reading
 

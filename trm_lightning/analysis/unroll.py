@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from trm_lightning.nets import AutoregressiveNet, LanguageNet, RecursiveNet
-from trm_lightning.nets.chunks import Chunks, RefinedWindow, open_chunks
-from trm_lightning.nets.context import CachedContext, Context, JointContext, RecursiveContext
+from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.models.context import CachedContext, Context, JointContext, RecursiveContext
+from trm_lightning.models.lookahead import Chunks, RefinedWindow, open_chunks
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from omegaconf import DictConfig
 
 from trm_lightning.cli import launch, process, screen
 from trm_lightning.cli.config_check import check_config
-from trm_lightning.cli.files import write_text
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.errors import UserError
+from trm_lightning.files import write_text
 
 Task = Callable[[DictConfig], float | None]
 INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C

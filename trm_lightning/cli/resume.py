@@ -8,9 +8,9 @@ from omegaconf import OmegaConf
 
 from trm_lightning.cli import launch
 from trm_lightning.cli.compose import Call
-from trm_lightning.cli.files import write_text
 from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
+from trm_lightning.files import write_text
 
 OUTPUTS = Path("outputs")
 

@@ -13,9 +13,9 @@ from tqdm import tqdm
 
 from trm_lightning.data.corpora import Corpus
 from trm_lightning.data.download import disk_errors
-from trm_lightning.data.files import build_folder
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.errors import UserError
+from trm_lightning.files import write_folder_atomically
 
 CODE_VERSION = 1  # raise it when a change of code changes the ids of any data set
 SCRAMBLED = "val_scrambled"
@@ -93,7 +93,7 @@ def open_or_build(
     suffix = "-scrambled" if scrambled else ""
     folder = cache_dir / "tokens" / f"{name}-{fingerprint}{suffix}"
     if not folder.is_dir():
-        with disk_errors(cache_dir), build_folder(folder) as temporary:
+        with disk_errors(cache_dir), write_folder_atomically(folder) as temporary:
             meta = _build(temporary, name, corpus, tokenizer, scrambled)
             (temporary / "meta.json").write_text(json.dumps({**meta, "key": key}, indent=2))
     return _open(folder, fingerprint)

@@ -9,8 +9,8 @@ from typing import Any, ClassVar, Self
 
 import numpy as np
 
-from trm_lightning.data.files import write_atomically
 from trm_lightning.errors import UserError
+from trm_lightning.files import write_atomically
 
 UNKNOWN = "<unk>"
 

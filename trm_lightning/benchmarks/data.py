@@ -1,0 +1,45 @@
+"""How fast training batches are made."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from torch import Tensor
+
+from trm_lightning.benchmarks.timing import Variant, measure
+from trm_lightning.data import TextDataModule
+
+_ENDLESS = 10**9
+PLAIN = "windows sliced one by one"
+
+
+def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure training batches of ``cfg.data``, whose tokens are cached first if need be."""
+    data = _opened(cfg)
+    data.n_batches = _ENDLESS
+    batches = iter(data.train_dataloader())
+    tokens, size, batch = data.splits["train"].tokens, data.window_size, data.batch_size
+
+    def sliced() -> Tensor:
+        starts = torch.randint(len(tokens) - size, (batch,)).tolist()
+        rows = [torch.from_numpy(tokens[i : i + size].astype(np.int64)) for i in starts]
+        return torch.stack(rows)
+
+    variants = [
+        Variant(PLAIN, sliced, batch * size),
+        Variant(
+            f"training batches of {data.name}", lambda: next(batches), batch * size,
+            references=(PLAIN,),
+        ),
+        Variant(f"opening {data.name}, cached", lambda: _opened(cfg)),
+    ]  # fmt: skip
+    return measure("data", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+
+
+def _opened(cfg: DictConfig) -> TextDataModule:
+    data: TextDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return data

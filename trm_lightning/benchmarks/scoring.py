@@ -1,0 +1,131 @@
+"""How fast exact scores and text are made, ours and plain."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from torch import Tensor
+
+from trm_lightning.benchmarks.references import START, FusedGpt, PlainNet
+from trm_lightning.benchmarks.subjects import (
+    ar,
+    plain,
+    random_tokens,
+    shipped,
+    sources_trm,
+    trm,
+)
+from trm_lightning.benchmarks.timing import Variant, measure
+from trm_lightning.models import LanguageNet
+from trm_lightning.sampling.sample import Draw, sample_batch
+
+PARALLEL: dict[str, Any] = {"chunk_start": "query", "factorization": "parallel"}
+PLAIN_TRM = "plain TRM of the sources"
+
+
+def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure exact scores of windows that overlap by all but a stride."""
+    window, short = cfg.window, cfg.sources
+    reference = sources_trm(cfg, given=False).to(device).eval()
+    joint = trm(
+        cfg, short.window, norm="pre", attention="joint", chunk_size=short.supervised, **PARALLEL
+    ).net
+    in_short = random_tokens(cfg, short.batch, short.window, device)
+    variants = [
+        _plain_scores(PLAIN_TRM, reference, in_short),
+        _scores("TRM joint in the sources' shape", joint, in_short, short.supervised, PLAIN_TRM),
+    ]
+    tokens = random_tokens(cfg, cfg.batch, window, device)
+    trms = {
+        "TRM": shipped(cfg, "trm", window).net,
+        "TRM cached, query, parallel": trm(cfg, window, **PARALLEL).net,
+        "TRM cached, draft, left_to_right": trm(cfg, window).net,
+    }
+    for stride in cfg.scoring.strides:
+        name = f"plain GPT, stride {stride}"
+        gpt = plain(cfg, FusedGpt, window=window, supervised=stride).to(device).eval()
+        variants += [
+            _plain_scores(name, gpt, tokens),
+            _scores(f"AR, stride {stride}", ar(cfg, window).net, tokens, stride, name),
+        ]
+        for kind, net in trms.items():
+            variants.append(_scores(f"{kind}, stride {stride}", net, tokens, stride, PLAIN_TRM))
+    rows = measure("scoring", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+    n_tokens = cfg.scoring.split_tokens
+    for row in rows:
+        row["split_seconds"] = n_tokens / row["tokens_per_second"]
+        row["note"] = f"{row['split_seconds']:,.1f} s for {n_tokens:,} tokens"
+    return rows
+
+
+def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
+    """Measure the first token after a prompt, and a longer text beyond the window."""
+    prompt = random_tokens(cfg, 1, cfg.generation.prompt_tokens, device)
+    gpt = plain(cfg, FusedGpt, window=cfg.window, supervised=1).to(device).eval()
+    recursive = sources_trm(cfg, given=False).to(device).eval()
+    ours: list[tuple[str, LanguageNet, str]] = [
+        ("AR", ar(cfg, cfg.window).net, "plain GPT"),
+        ("TRM", shipped(cfg, "trm", cfg.window).net, PLAIN_TRM),
+        ("TRM cached, query, parallel", trm(cfg, cfg.window, **PARALLEL).net, PLAIN_TRM),
+        ("TRM cached, draft, left_to_right", trm(cfg, cfg.window).net, PLAIN_TRM),
+    ]
+    variants = []
+    for n_tokens in dict.fromkeys((1, cfg.generation.n_tokens)):
+        what = "first token" if n_tokens == 1 else f"{n_tokens} tokens"
+        for plain_name, net, context in (
+            ("plain GPT", gpt, cfg.window),
+            (PLAIN_TRM, recursive, cfg.sources.window - cfg.sources.supervised),
+        ):
+            call = _plain_text(net, prompt, n_tokens, context)
+            variants.append(Variant(f"{plain_name}: {what}", call, n_tokens))
+        for name, ours_net, plain_name in ours:
+            call = _text(ours_net.to(device).eval(), prompt, n_tokens)
+            references = (f"{plain_name}: {what}",)
+            variants.append(Variant(f"{name}: {what}", call, n_tokens, references=references))
+    return measure("generation", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+
+
+def _scores(name: str, net: LanguageNet, tokens: Tensor, stride: int, reference: str) -> Variant:
+    """Return the scoring of the last ``stride`` tokens of windows (B, T)."""
+    net.to(tokens.device).eval()
+    first = tokens.shape[1] - stride
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        return net.log_probs(tokens, first)
+
+    return Variant(name, call, len(tokens) * stride, references=(reference,))
+
+
+def _plain_scores(name: str, net: PlainNet, tokens: Tensor) -> Variant:
+    @torch.no_grad()
+    def call() -> Tensor:
+        return torch.log_softmax(net(tokens), dim=-1)
+
+    return Variant(name, call, len(tokens) * net.supervised)
+
+
+def _text(net: LanguageNet, prompt: Tensor, n_tokens: int) -> Callable[[], object]:
+    draw = Draw(torch.Generator().manual_seed(0))
+    return lambda: list(sample_batch(net, prompt, n_tokens, draw))
+
+
+def _plain_text(net: PlainNet, prompt: Tensor, n_tokens: int, context: int) -> Callable[[], object]:
+    """Return generation that runs the net over the last ``context`` tokens for each prediction."""
+
+    @torch.no_grad()
+    def call() -> Tensor:
+        text = prompt
+        while text.shape[1] < prompt.shape[1] + n_tokens:
+            seen = text[:, -context:]
+            if isinstance(net, FusedGpt):  # it is given its inputs behind a start token
+                seen = torch.nn.functional.pad(seen[:, 1 - context :], (0, 1), value=START)
+            else:  # a context of exactly N tokens, and room for the chunk
+                missing = context - seen.shape[1]
+                seen = torch.nn.functional.pad(seen, (missing, net.supervised), value=START)
+            probs = net(seen)[0].softmax(dim=-1)
+            text = torch.cat((text, torch.multinomial(probs, 1).T), dim=1)
+        return text[:, : prompt.shape[1] + n_tokens]
+
+    return call

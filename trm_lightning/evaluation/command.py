@@ -1,0 +1,83 @@
+"""Exact scores of a trained model on a split of its data."""
+
+from typing import Any
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from tqdm import tqdm
+
+from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation import TextCounts, score_windows
+from trm_lightning.files import write_json
+from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
+from trm_lightning.runs.results import described, score_lines
+
+
+def evaluate(cfg: DictConfig) -> dict[str, Any]:
+    """Score ``cfg.split``, print the numbers and write them to the run's ``evaluation.json``.
+
+    Returns:
+        The content of that file.
+
+    Raises:
+        UserError: for a missing run or split, other data, a stride or bound out of range.
+    """
+    run = load_run(cfg.run, find_device(cfg.device), cfg.halt_below)
+    data = open_data(run)
+    device = next(run.net.parameters()).device
+    windows = data.eval_windows(cfg.split, stride=cfg.stride)
+    split = data.splits[cfg.split]
+    counts = TextCounts(split.n_tokens, split.n_words, split.n_characters, split.n_unknown)
+    scores = {}
+    for name, log_probs in run.net.scorers().items():
+        bar = tqdm(windows, desc=f"scoring {cfg.split}", unit="batch", leave=False)
+        score = score_windows(log_probs, bar, device).score(counts)
+        scores[f"{cfg.split}/{name}"] = described(f"{cfg.split}/{name}", score)
+    content = {
+        "checkpoint": str(run.checkpoint),
+        "optimizer_steps": run.optimizer_steps,
+        "window": data.window_size,
+        "stride": windows.stride,
+        "scores": scores,
+        "halt_below": getattr(run.net, "halt_below", None),
+        "mean_depth": _mean_depth(run.net, windows),
+        "data_fingerprint": data.fingerprint,
+        "environment": environment(),
+    }
+    write_json(run.folder / "evaluation.json", content)
+    print(f"{run.checkpoint}, step {run.optimizer_steps:,}; stride {windows.stride}")
+    for name, described_score in scores.items():
+        print("\n".join(score_lines(name, described_score)))
+    if content["mean_depth"] is not None:
+        print(f"Refinements per token: {content['mean_depth']:.2f}")
+    print(f"Written to {run.folder / 'evaluation.json'}")
+    return content
+
+
+def _mean_depth(net: LanguageNet, windows: EvalWindows) -> float | None:
+    """Return with how many refinements a token is scored on average; None without halting."""
+    if not isinstance(net, RecursiveNet) or net.halt_below is None:
+        return None
+    device = next(net.parameters()).device
+    depths = [net.depths(tokens.to(device), first) for tokens, first in windows]
+    return sum(int(d.sum()) for d in depths) / sum(d.numel() for d in depths)
+
+
+def open_data(run: LoadedRun) -> TextDataModule:
+    """Open the data that a run was trained on.
+
+    Raises:
+        UserError: when they are not the same any more.
+    """
+    data: TextDataModule = instantiate(run.config.data)
+    data.prepare_data()
+    data.setup()
+    if data.fingerprint != run.facts["data_fingerprint"]:
+        raise UserError(
+            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, trained on "
+            f"{run.facts['data_fingerprint']}); scores would not be comparable.",
+            "Put the text back that the run was trained on.",
+        )
+    return data

@@ -1,0 +1,111 @@
+"""Write files so that no reader ever finds half of one. All of the package writes through this."""
+
+import contextlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trm_lightning.errors import UserError
+
+
+@contextmanager
+def write_atomically(target: Path) -> Iterator[Path]:
+    """Yield a temporary path to write; it replaces ``target`` if the block ends without error.
+
+    The temporary file lies beside the target, so the replacement is one rename on one disk. Both
+    the file and its folder are flushed to the disk: after a power failure there is the old file
+    or the new one.
+
+    Raises:
+        OSError: when the disk is full or read-only; the old file is unchanged.
+    """
+    temporary = _beside(target)
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(target)
+        _flush_folder(target.parent)
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write UTF-8 text atomically.
+
+    Raises:
+        UserError: when the disk is full or cannot be written.
+    """
+    with _explained(target), write_atomically(target) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(target: Path, content: dict[str, Any]) -> None:
+    """Write JSON atomically; what JSON does not know is written as its ``str``.
+
+    Raises:
+        UserError: when the disk is full or cannot be written.
+    """
+    write_text(target, json.dumps(content, indent=2, default=str) + "\n")
+
+
+@contextmanager
+def write_folder_atomically(target: Path) -> Iterator[Path]:
+    """Yield a temporary folder to fill; it becomes ``target`` if the block ends without error.
+
+    If another process has made the target in the meantime, that one stays and this one is dropped.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _beside(target)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if not target.is_dir():
+                raise
+        _flush_folder(target.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """Return an unused path in the target's folder."""
+    return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+@contextmanager
+def _explained(target: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(
+            f"{target} could not be written: {error}.", "Make room on the disk."
+        ) from error
+
+
+def _flush(file: Path) -> None:
+    """Flush a file's content to the disk."""
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Flush a folder's list of names to the disk, where the system allows it."""
+    with contextlib.suppress(OSError):  # Windows cannot open a folder
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The leak audit: does a prediction depend on the token that it predicts?"""

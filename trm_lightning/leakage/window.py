@@ -1,0 +1,78 @@
+"""What the checks of a leak audit are made with: a net, tokens to try it on, tolerances."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from trm_lightning.leakage.scores import SEED, Refines, Scorer, device_of
+
+N_WITHOUT_CHUNKS = 8  # tokens of a window for nets that have no chunks
+N_ROWS = 4  # rows of a batch where it takes several
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a check found wrong, and the first position of a window where it did."""
+
+    detail: str
+    position: int | None = None
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A net and the tokens it is tried on.
+
+    Attributes:
+        net: the net.
+        tokens: (T,) different ids, none of them the start token; two chunks and a remainder.
+        exact: largest difference between scores of batches of one shape: 0 on the CPU.
+        close: the same where shapes, hence the order of sums, differ.
+    """
+
+    net: Scorer
+    tokens: Tensor
+    exact: float
+    close: float
+
+    @classmethod
+    def of(cls, net: Scorer) -> "Probe":
+        """Choose tokens and tolerances for a net."""
+        device = device_of(net)
+        size = net.chunk_size if isinstance(net, Refines) else None
+        n = N_WITHOUT_CHUNKS if size is None else max(3 * size - 1, 5)
+        if n > net.window_size:
+            n = max(1, net.window_size - 1)  # fewer whole chunks, and still a remainder
+        ids = torch.randperm(net.vocab_size, generator=generator())
+        ids = ids[ids != getattr(net, "start_token", -1)][:n]
+        full = next(net.parameters()).dtype == torch.float32
+        exact = 0.0 if device.type == "cpu" else 1e-4
+        return cls(net, ids.to(device), exact, 1e-3 if full else 1e-1)
+
+    def other(self, tokens: Tensor) -> Tensor:
+        """Return ids that differ from ``tokens`` everywhere."""
+        shift = torch.randint(1, self.net.vocab_size, tokens.shape, generator=generator())
+        return (tokens + shift.to(tokens.device)) % self.net.vocab_size
+
+    def random_rows(self, n_rows: int, n_tokens: int) -> Tensor:
+        """Return uniformly random ids (n_rows, n_tokens)."""
+        rows = torch.randint(self.net.vocab_size, (n_rows, n_tokens), generator=generator())
+        return rows.to(self.tokens.device)
+
+
+def moved(before: Tensor, after: Tensor, tolerance: float) -> Tensor:
+    """Say which distributions (…, V) differ by more than ``tolerance``; a NaN always does."""
+    same = before == after
+    if tolerance:
+        same |= (before - after).abs() <= tolerance * (1 + before.abs() / 10)
+    return ~same.all(dim=-1)
+
+
+def first_position(wrong: Tensor) -> int:
+    """Return the first position (last axis) at which any row is True."""
+    return int(wrong.reshape(-1, wrong.shape[-1]).any(dim=0).nonzero()[0, 0])
+
+
+def generator() -> torch.Generator:
+    """Return a new generator with the seed of all audits."""
+    return torch.Generator().manual_seed(SEED)

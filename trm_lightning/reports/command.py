@@ -1,0 +1,24 @@
+"""A report from its composed config to ``report.html``."""
+
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from trm_lightning.reports.analysis import analysis_report
+from trm_lightning.reports.comparison import comparison_report
+from trm_lightning.reports.folders import kind_of
+from trm_lightning.reports.page import write_report
+from trm_lightning.reports.run import run_report
+
+MAKERS = {"run": run_report, "analysis": analysis_report, "comparison": comparison_report}
+
+
+def report(cfg: DictConfig) -> None:
+    """Write the report of ``cfg.path`` into that folder.
+
+    Raises:
+        UserError: for a folder that is missing, without results or half-written.
+    """
+    folder = Path(cfg.path)
+    pages = write_report(MAKERS[kind_of(folder)](folder), folder)
+    print("\n".join(f"Written to {page}" for page in pages))

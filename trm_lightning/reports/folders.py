@@ -1,0 +1,65 @@
+"""What lies in a folder that a report is asked for."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trm_lightning.errors import UserError
+from trm_lightning.training.callbacks.train_log import read_lines
+
+# The file that each command writes last: where it is, the folder is whole.
+KINDS = {
+    "results.json": "run",
+    "analysis.json": "analysis",
+    "comparison.json": "comparison",
+}
+_BEGUN = ("metrics.jsonl", "checkpoints", ".hydra")
+
+
+def kind_of(folder: Path) -> str:
+    """Return ``run``, ``analysis`` or ``comparison``.
+
+    Raises:
+        UserError: for a folder that is missing, without results or half-written.
+    """
+    if not folder.is_dir():
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise UserError(f"{folder} {what}.", "Give the folder of a run or a comparison: path=…")
+    for name, kind in KINDS.items():
+        if (folder / name).is_file():
+            return kind
+    if any((folder / name).exists() for name in _BEGUN):
+        raise UserError(
+            f"{folder} is an unfinished run: it has no results.json.",
+            f"Finish it first: python -m trm_lightning.train resume={folder}",
+        )
+    raise UserError(
+        f"{folder} has no results in it: none of {', '.join(KINDS)}.",
+        "Give the folder of a run (outputs/<day>/<run>), an analysis or a comparison: path=…",
+    )
+
+
+def read_json(file: Path, keys: set[str]) -> dict[str, Any]:
+    """Read an object that must have these keys.
+
+    Raises:
+        UserError: when the file is damaged or another program's.
+    """
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{file} cannot be read: {error}", "It may be damaged.") from error
+    missing = keys - content.keys() if isinstance(content, dict) else keys
+    if missing:
+        raise UserError(
+            f"{file} was not written by this version of trm_lightning: "
+            f"it lacks {', '.join(sorted(missing))}.",
+            "Run the command that made it again.",
+        )
+    return dict(content)
+
+
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Read a run's ``metrics.jsonl``; no lines where there is none."""
+    file = folder / "metrics.jsonl"
+    return read_lines(file) if file.is_file() else []

@@ -1,0 +1,163 @@
+"""The report of a training run."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation.command import open_data
+from trm_lightning.models import RecursiveNet
+from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, KEYS, analysis_sections
+from trm_lightning.reports.curves import AXES, run_curve
+from trm_lightning.reports.document import (
+    Number,
+    Picture,
+    Report,
+    Section,
+    Table,
+    fixed,
+    number,
+    percent,
+)
+from trm_lightning.reports.folders import read_history, read_json
+from trm_lightning.reports.refinement_figure import refinement_figure
+from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
+from trm_lightning.runs.load import load_run
+
+RESULT_KEYS = {"final", "best", "test", "config", "environment", "data", "parameters", "seconds",
+               "vocab_size"}  # fmt: skip
+N_HEAT_MAP_TOKENS = 8
+
+
+def run_report(folder: Path) -> Report:
+    """Return the report of a finished run.
+
+    Raises:
+        UserError: when its results cannot be read.
+    """
+    results = read_json(folder / "results.json", RESULT_KEYS)
+    command = training_command(folder, results["environment"])
+    sections = [_scores(results), _curves(folder, results)]
+    if (folder / "analysis" / "analysis.json").is_file():
+        content = read_json(folder / "analysis" / "analysis.json", KEYS)
+        sections += analysis_sections(folder / "analysis", content)
+    else:
+        sections += _heat_map(folder, results)
+    sections += [
+        audit_section(folder, results.get("audit"), "audit" in results),
+        repeat_section(command, results["environment"], results["config"]),
+    ]
+    return Report(
+        title=folder.resolve().name,
+        subtitle=f"{_net_name(results)} on {results['data']}, {results['parameters']:,} "
+        f"parameters, {results['optimizer_steps']:,} optimizer steps, "
+        f"{results['tokens_seen']:,} tokens, {results['seconds']:,.0f} s of training",
+        numbers=_numbers(results),
+        sections=sections,
+        warning=warning(results),
+    )
+
+
+def warning(results: dict[str, Any]) -> str:
+    """Return what must stand above a run's numbers; empty where they are likelihoods."""
+    if (results.get("audit") or {}).get("leaks"):
+        return LEAKS
+    first = next(iter(results["final"].values()))
+    return "" if first["is_likelihood"] else str(first["meaning"])
+
+
+def _net_name(results: dict[str, Any]) -> str:
+    return str(results["config"]["model"]["net"]["_target_"]).rpartition(".")[2]
+
+
+def score_label(name: str, score: dict[str, Any]) -> str:
+    """Return what a score such as ``val/ppl`` is called in a report."""
+    split, _, kind = name.partition("/")
+    if kind == "ppl":
+        return f"{split}, perplexity"
+    if score["is_likelihood"]:
+        return f"{split}, perplexity without the answer"
+    return f"{split}, not a likelihood"
+
+
+def _numbers(results: dict[str, Any]) -> list[Number]:
+    numbers = []
+    for part in ("final", "test"):
+        for name, score in results[part].items():
+            best = results["best"].get(name) if part == "final" else None
+            note = "" if best is None else f"best {number(best['perplexity'])} at step "
+            note += "" if best is None else f"{best['step']:,}"
+            numbers.append(
+                Number(
+                    score_label(name, score), number(score["perplexity"]), note or "best weights"
+                )
+            )
+    first = next(iter(results["final"].values()))
+    if first["is_likelihood"]:
+        numbers.append(Number("Bits per character", fixed(first["bits_per_character"]), "final"))
+    if results["entropy_floor_perplexity"] is not None:
+        floor = number(results["entropy_floor_perplexity"])
+        numbers.append(Number("Entropy floor", floor, "perplexity of the text itself"))
+    speed = results["tokens_seen"] / max(results["seconds"], 1e-9)
+    return [*numbers, Number("Speed", f"{speed:,.0f}", "tokens per second")]
+
+
+def _scores(results: dict[str, Any]) -> Section:
+    rows = []
+    for part, weights in (("final", "last"), ("test", "best")):
+        for name, score in results[part].items():
+            rows.append([
+                score_label(name, score), weights, number(score["perplexity"], 5),
+                fixed(score["nats_per_token"], 4), fixed(score["bits_per_character"]),
+                f"{score['tokens']:,}", f"{score['words']:,}", f"{score['characters']:,}",
+                percent(score["unknown_share"]),
+            ])  # fmt: skip
+    header = ["Split and number", "Weights", "Value", "Nats per token", "Bits per character",
+              "Tokens", "Words", "Characters", "Unknown"]  # fmt: skip
+    note = (
+        f"Every token scored once, in windows of {results['eval_window']} tokens with stride "
+        f"{results['eval_stride']}; vocabulary {results['vocab_size']:,}, data "
+        f"{results['data_fingerprint']}."
+    )
+    return Section("Scores", tables=[Table("", header, rows, note, n_text=2)])
+
+
+def _curves(folder: Path, results: dict[str, Any]) -> Section:
+    """Draw the score that the run is trained for; others are made at its end only."""
+    history = read_history(folder)
+    name, score = next(iter(results["final"].items()))
+    if not history:
+        return Section("Learning curves", "The run folder has no metrics.jsonl to draw them from.")
+    label = "perplexity" if score["is_likelihood"] else "not a likelihood"
+    floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None
+    caption = f"{label.capitalize()} against {{}}; training is measured with dropout, on the text "
+    caption += "it is trained on, in the first supervision step."
+    return Section(
+        "Learning curves",
+        pictures=[
+            Picture(
+                f"learning_{x}", caption.format(AXES[x]), run_curve(history, name, x, label, floor)
+            )
+            for x in AXES
+        ],
+    )
+
+
+def _heat_map(folder: Path, results: dict[str, Any]) -> list[Section]:
+    """Draw the refinement of the validation split's first window; no section without one."""
+    if _net_name(results) == "AutoregressiveNet":
+        return []
+    title = "A window of text"
+    try:
+        run = load_run(folder)
+        data = open_data(run)
+    except UserError as error:  # a report can be made where checkpoint or text are gone
+        return [Section(title, f"There is no picture of it: {error.what}")]
+    if not isinstance(run.net, RecursiveNet):
+        return []
+    tokens = np.asarray(data.splits["val"].tokens[: run.net.window_size], dtype=np.int64)
+    figure = refinement_figure(run.net, run.tokenizer, torch.from_numpy(tokens), N_HEAT_MAP_TOKENS)
+    more = f"More of this: python -m trm_lightning.analyze run={folder}"
+    return [Section(title, more, [Picture("refinement", HEAT_MAP_CAPTION, figure, wide=True)])]

@@ -1,0 +1,144 @@
+"""What a run reports: ``results.json`` and the summary on the terminal."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from trm_lightning.data import TextDataModule
+from trm_lightning.evaluation.likelihood import Score, safe_exp
+from trm_lightning.models import LanguageNet
+from trm_lightning.runs.load import environment
+from trm_lightning.training.callbacks.train_log import read_lines
+
+NOT_A_LIKELIHOOD = (
+    "NOT A LIKELIHOOD: the chunk starts at the embedding of the answer, so this number measures "
+    "copying. It is no perplexity and cannot be compared with one."
+)
+# What the numbers of a score are called, so that none can be mistaken for another.
+MEANINGS = {
+    "ppl": "exact perplexity",
+    "warm_start_ppl": NOT_A_LIKELIHOOD,
+    "not_a_perplexity": "NOT A LIKELIHOOD: this net sees what it is scored on.",
+    "ppl_without_answer": "exact perplexity of the same weights started without the answer",
+}
+
+
+def describe_run(cfg: DictConfig, data: TextDataModule, net: LanguageNet) -> dict[str, Any]:
+    """Return what identifies a run, as plain containers: saved in checkpoints and results."""
+    split = data.splits["val"]
+    floor = split.entropy_floor_nats
+    return {
+        "config": OmegaConf.to_container(cfg, resolve=True),
+        "tokenizer": data.tokenizer.state(),
+        "vocab_size": data.vocab_size,
+        "data": data.name,
+        "data_fingerprint": data.fingerprint,
+        "train_tokens": data.splits["train"].n_tokens,
+        "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
+        "parameters": net.n_parameters(),
+        "is_likelihood": net.is_likelihood,
+        "eval_window": data.window_size,
+        "eval_stride": data.eval_stride or data.window_size // 2,
+    }
+
+
+def results_of(
+    facts: dict[str, Any],
+    final: dict[str, Score],
+    test: dict[str, Score],
+    history: Path,
+    course: dict[str, Any],
+) -> dict[str, Any]:
+    """Return the content of ``results.json``.
+
+    Args:
+        facts: from :func:`describe_run`.
+        final: validation scores of the last weights.
+        test: test scores of the best weights; empty where there is no test split.
+        history: the run's ``metrics.jsonl``.
+        course: steps, tokens, seconds: how the run went.
+    """
+    kept = {key: value for key, value in facts.items() if key != "tokenizer"}
+    return {
+        **course,
+        **{key: value for key, value in kept.items() if key != "config"},
+        "final": {name: described(name, score) for name, score in final.items()},
+        "best": best_scores(history),
+        "test": {name: described(name, score) for name, score in test.items()},
+        "environment": environment(),
+        "config": kept["config"],
+    }
+
+
+def best_scores(history: Path) -> dict[str, dict[str, float]]:
+    """Return the lowest value of each validated score, and its optimizer step."""
+    best: dict[str, dict[str, float]] = {}
+    for line in read_lines(history):
+        for name, value in line.items():
+            if name.startswith("train/") or name.partition("/")[2] not in MEANINGS:
+                continue
+            if name not in best or value < best[name]["perplexity"]:
+                best[name] = {"perplexity": value, "step": line["step"]}
+    return best
+
+
+def summary(results: dict[str, Any], folder: Path) -> str:
+    """Return the closing screen: numbers, what they are, where things lie, what to try next."""
+    lines = ["", f"{results['status']}: {_course(results)}", ""]
+    for part in ("final", "test"):
+        for name, score in results[part].items():
+            lines += score_lines(name, score)
+    floor = results["entropy_floor_perplexity"]
+    if floor is not None:
+        lines.append(f"  {'entropy floor':27s} {floor:10.3f}   no honest model scores below it")
+    lines += [
+        "",
+        f"  Everything is in {folder}",
+        "    results.json, metrics.jsonl, checkpoints/, tensorboard/, samples.txt, tokenizer.json",
+        "",
+        "Next:",
+    ]
+    return "\n".join(lines + [f"  {line}" for line in _next_commands(results, folder)])
+
+
+def _course(results: dict[str, Any]) -> str:
+    return (
+        f"{results['data']}, {results['parameters']:,} parameters, "
+        f"{results['optimizer_steps']:,} optimizer steps, {results['tokens_seen']:,} tokens, "
+        f"{results['seconds']:.0f} s of training"
+    )
+
+
+def score_lines(name: str, score: dict[str, Any]) -> list[str]:
+    """Return the terminal's lines for a described score."""
+    split, _, kind = name.partition("/")
+    label = {"ppl": "perplexity"}.get(kind, kind)
+    line = (
+        f"  {split + ' ' + label:27s} {score['perplexity']:10.3f}   "
+        f"({score['tokens']:,} tokens, {score['bits_per_character']:.3f} bits per character, "
+        f"{100 * score['unknown_share']:.1f} % unknown)"
+    )
+    return [line] if kind == "ppl" else [line, f"      {MEANINGS[kind]}"]
+
+
+def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
+    other = "trm" if "AutoregressiveNet" in results["config"]["model"]["net"]["_target_"] else "ar"
+    purpose = "the baseline" if other == "ar" else "the recursive model"
+    program, *arguments = results["environment"]["command"]
+    own = ("model=", "model.", "resume=", "hydra.")  # of this model and this run alone
+    kept = [word for word in arguments if not word.startswith(own)]
+    if program not in ("train.py", "trm-train"):
+        kept = [f"data={results['data']}"]
+    return [
+        f"python -m trm_lightning.train {shlex.join([*kept, f'model={other}'])}   # {purpose}",
+        f'python -m trm_lightning.generate run={folder} prompt=""   # text',
+        f"tensorboard --logdir {folder.parent}   # curves and pictures",
+    ]
+
+
+def described(name: str, score: Score) -> dict[str, Any]:
+    """Return a score with the meaning of its number; ``name`` is such as ``val/ppl``."""
+    kind = name.partition("/")[2]
+    return {"meaning": MEANINGS[kind], "is_likelihood": kind.startswith("ppl"), **score.as_dict()}

@@ -1,0 +1,160 @@
+"""Run folders read back: what was reached, how, and whether two runs may be compared at all."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trm_lightning.cli.screen import nearest
+from trm_lightning.errors import UserError
+from trm_lightning.studies.entries import Entry
+from trm_lightning.training.callbacks.train_log import read_lines
+
+# What must be the same for two perplexities to be of the same thing.
+_IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
+# Settings of a run that say nothing of what is trained.
+_INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run folder's content.
+
+    Attributes:
+        folder: the run's.
+        seed: None where the run got too short to tell.
+        results: content of ``results.json``; None for a run that has not ended.
+        history: lines of ``metrics.jsonl``.
+        failure: why the run ended without results, where that is known.
+    """
+
+    folder: Path
+    seed: int | None
+    results: dict[str, Any] | None
+    history: list[dict[str, float]]
+    failure: str | None = None
+
+    @property
+    def status(self) -> str:
+        """``completed``, or how far the run got and that it is not finished."""
+        if self.results is not None:
+            return "completed"
+        step = self.history[-1]["step"] if self.history else 0
+        how = "failed" if self.failure else "unfinished"
+        return f"{how} at step {step:,}" if self.folder.exists() else "not started"
+
+
+@dataclass(frozen=True)
+class Group:
+    """An entry with its runs, one per seed."""
+
+    entry: Entry
+    records: list[Record]
+
+    @property
+    def completed(self) -> list[Record]:
+        """The runs that have ended."""
+        return [record for record in self.records if record.results is not None]
+
+    @property
+    def metric(self) -> str:
+        """Name of the score that the entry is about; that of its first score by default.
+
+        Raises:
+            UserError: when the runs have no such score.
+        """
+        assert self.completed
+        scores = self.completed[0].results["final"]  # type: ignore[index]
+        wanted = self.entry.metric or next(iter(scores))
+        if wanted not in scores:
+            raise UserError(
+                f"{self.entry.name}: its runs have no score {wanted!r}{nearest(wanted, scores)}",
+                f"They have: {', '.join(scores)}.",
+            )
+        return wanted
+
+
+def read_record(folder: Path, seed: int | None = None, failure: str | None = None) -> Record:
+    """Read a run folder, finished or not.
+
+    Raises:
+        UserError: when its ``results.json`` is damaged.
+    """
+    history = folder / "metrics.jsonl"
+    lines = read_lines(history) if history.is_file() else []
+    file, results = folder / "results.json", None
+    if file.is_file():
+        try:
+            results = json.loads(file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{file} is damaged: {error}.", "Remove it; the run then goes on from its end."
+            ) from error
+        seed = results["config"]["seed"]
+    return Record(folder, seed, results, lines, failure)
+
+
+def group_folders(folders: list[Path]) -> list[Group]:
+    """Make entries of run folders: runs whose settings differ in the seed alone are one entry.
+
+    Raises:
+        UserError: for a folder that is no run's, or a seed that an entry would count twice.
+    """
+    groups: dict[str, Group] = {}
+    for folder in folders:
+        if not (folder / ".hydra").is_dir() and not (folder / "results.json").is_file():
+            what = "has no results" if folder.is_dir() else "does not exist"
+            raise UserError(
+                f"runs: {folder} {what}.", "Give run folders, such as outputs/<day>/<run>."
+            )
+        record = read_record(folder)
+        key = folder.name if record.results is None else _settings(record.results)
+        if key not in groups:
+            groups[key] = Group(Entry(_free_name(record, groups.values())), [])
+        same = [r.folder for r in groups[key].records if r.seed == record.seed]
+        if same:
+            raise UserError(
+                f"runs: {same[0]} and {folder} have the same settings and seed: they are one run, "
+                "and would count as two.",
+                "Give each only once.",
+            )
+        groups[key].records.append(record)
+    return list(groups.values())
+
+
+def check_comparable(groups: list[Group]) -> None:
+    """Refuse runs on different text, split or vocabulary.
+
+    Raises:
+        UserError: naming both runs and what differs.
+    """
+    records = [record for group in groups for record in group.completed]
+    for record in records[1:]:
+        first, other = records[0].results, record.results
+        assert first is not None and other is not None
+        differing = [
+            f"another {meaning} ({key} {first[key]} and {other[key]})"
+            for key, meaning in _IDENTITY.items()
+            if first[key] != other[key]
+        ]
+        if differing:
+            raise UserError(
+                f"{records[0].folder} and {record.folder} cannot be compared: "
+                + "; ".join(differing)
+                + ".",
+                "Perplexities compare on one text, split and vocabulary only.",
+            )
+
+
+def _settings(results: dict[str, Any]) -> str:
+    config = {key: value for key, value in results["config"].items() if key not in _INCIDENTAL}
+    config["data"] = {key: value for key, value in config["data"].items() if key != "seed"}
+    return json.dumps(config, sort_keys=True, default=str)
+
+
+def _free_name(record: Record, groups: Any) -> str:
+    name = record.folder.name
+    if record.results is not None:
+        name = str(record.results["config"]["experiment_name"])
+    taken = {group.entry.name for group in groups}
+    return next(n for n in [name, *(f"{name}_{k}" for k in range(2, 1000))] if n not in taken)

@@ -1,0 +1,108 @@
+"""A study's part of a comparison's Markdown."""
+
+from collections.abc import Callable
+from typing import Any
+
+from trm_lightning.studies.cells import NONE, markdown_table, mean_cell, plain_cell
+
+Values = dict[str, Any]
+
+
+def study_parts(study: Values | None) -> list[str]:
+    """Return heading, explanation and table of a study; nothing without one."""
+    if study is None:
+        return []
+    table = TABLES[study["kind"]]
+    return [f"## {study_title(study)}", study_text(study), table(study)]
+
+
+def study_title(study: Values) -> str:
+    """Return the heading of a study's table."""
+    return {"frontier": "Parameter efficiency", "recurrence": "Recurrence exponent"}[study["kind"]]
+
+
+def study_text(study: Values) -> str:
+    """Return how a study's numbers came about and are to be read."""
+    base = study["baseline_series"]
+    if study["kind"] == "frontier":
+        return (
+            f"An entry's equal is the {base} with its perplexity, read off between the {base}s "
+            "that were trained (straight lines where both axes are logarithmic, through the best "
+            "at or below each cost; never beyond the ends). Each seed has its own curve; ratios "
+            "are geometric means over seeds with their 95 % t interval."
+        )
+    return (
+        "A block run r times is worth r^φ distinct blocks: φ is 0 where loops bring nothing, 1 "
+        "where each is as good as a block of its own. Least squares over all runs of a series and "
+        f"of {base}: nats per token = E + A (n r^φ)^−α, with n distinct blocks. The interval is "
+        "Student's, with the spread of 1,000 resamplings of the seeds."
+    )
+
+
+def ratio_cell(ratio: Values | None) -> str:
+    """Return a ratio with its interval, or the bound that it is."""
+    if ratio is None:
+        return NONE
+    text = f"{ratio['ratio']:.2f}"
+    if ratio["relation"] != "equal":
+        return f"{ratio['relation']} {text}"
+    return text + interval_cell(ratio)
+
+
+def exponent_cell(value: float) -> str:
+    """Return an exponent; one that is nearly 0 has no sign."""
+    return f"{round(value, 2) + 0.0:.2f}"
+
+
+def interval_cell(values: Values) -> str:
+    """Return an interval in brackets, or nothing where there is none."""
+    if values["low"] is None:
+        return ""
+    return f" ({exponent_cell(values['low'])} to {exponent_cell(values['high'])})"
+
+
+def _frontier_table(study: Values) -> str:
+    base = study["baseline_series"]
+    head = [
+        "entry", "series", "parameters", "training FLOPs", "seconds", "perplexity",
+        f"parameters of its equal {base}, as a multiple", f"FLOPs over its equal {base}'s",
+        f"seconds over its equal {base}'s",
+    ]  # fmt: skip
+    rows = []
+    for point in study["points"]:
+        ratios = point["ratios"] or {}
+        rows.append(
+            [
+                point["name"],
+                point["series"],
+                f"{point['parameters']['mean']:,.0f}",
+                f"{point['flops']['mean']:.3g}",
+                mean_cell(point["seconds"], digits=1),
+                mean_cell(point["perplexity"]),
+                *(ratio_cell(ratios.get(cost)) for cost in ("parameters", "flops", "seconds")),
+            ]
+        )
+    return markdown_table(head, rows)
+
+
+def _recurrence_table(study: Values) -> str:
+    head = ["series", "φ", "95 % interval", "α", "E (nats)", "residual (nats)", "runs"]
+    rows = [
+        [
+            found["series"],
+            "not identified" if found["phi"] is None else exponent_cell(found["phi"]),
+            interval_cell(found).strip(" ()") or NONE,
+            plain_cell(found["alpha"]),
+            plain_cell(found["floor"], digits=3),
+            plain_cell(found["residual"], digits=4),
+            f"{found['n_runs']}",
+        ]
+        for found in study["exponents"]
+    ]
+    return markdown_table(head, rows)
+
+
+TABLES: dict[str, Callable[[Values], str]] = {
+    "frontier": _frontier_table,
+    "recurrence": _recurrence_table,
+}

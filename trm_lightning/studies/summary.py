@@ -1,0 +1,171 @@
+"""The numbers of a comparison, from its runs: what ``comparison.json`` holds.
+
+Values per run first, then means over seeds with their interval; differences are paired by seed.
+"""
+
+import math
+from typing import Any
+
+from trm_lightning.studies.cost import training_flops_per_token
+from trm_lightning.studies.record import Group, Record
+from trm_lightning.studies.statistics import estimate
+
+Values = dict[str, Any]
+# Figures of single runs that are averaged over seeds; the last ones need the baseline's run.
+_AVERAGED = (
+    "best", "final", "bits_per_character", "degradation_percent",
+    "tokens", "seconds", "tokens_per_second", "time_ratio",
+    "best_difference", "best_perplexity_improvement_percent", "best_loss_improvement_percent",
+    "final_difference", "final_perplexity_improvement_percent", "final_loss_improvement_percent",
+    "tokens_to_baseline", "seconds_to_baseline",
+    "test", "test_difference", "test_perplexity_improvement_percent",
+    "test_loss_improvement_percent",
+)  # fmt: skip
+
+
+def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]]:
+    """Return one plain container per entry, in the order given.
+
+    An entry whose number is no likelihood, or is of another text, gets no difference to the
+    baseline: there is nothing it could mean.
+    """
+    runs = {g.entry.name: [_values(g, record) for record in g.records] for g in groups}
+    base = next(group for group in groups if group.entry.name == baseline)
+    base_runs = {run["seed"]: run for run in runs[baseline] if run["status"] == "completed"}
+    described = []
+    for group in groups:
+        name = group.entry.name
+        meaning = _meaning(group)
+        comparable = _comparable(meaning, base)
+        for run, record in zip(runs[name], group.records, strict=True):
+            against = base_runs.get(run["seed"])
+            if run["status"] == "completed" and against is not None:
+                run["time_ratio"] = against["tokens_per_second"] / run["tokens_per_second"]
+                if comparable:
+                    _add_differences(run, record, against, meaning["metric"])
+        described.append(
+            {
+                "name": name,
+                "note": group.entry.note,
+                "published": group.entry.published,
+                "series": group.entry.series,
+                "overrides": list(group.entry.overrides),
+                "is_baseline": name == baseline,
+                **meaning,
+                "comparable": comparable,
+                "figures": _figures(runs[name]),
+                "runs": runs[name],
+            }
+        )
+    return described
+
+
+def _meaning(group: Group) -> Values:
+    """Return what an entry's number is and what its net costs; Nones before a run has ended."""
+    names = ("metric", "meaning", "is_likelihood", "parameters", "flops_per_token")
+    if not group.completed:
+        return dict.fromkeys(names)
+    results = group.completed[0].results
+    assert results is not None
+    score = results["final"][group.metric]
+    flops = training_flops_per_token(results["config"], results["vocab_size"])
+    return dict(
+        zip(
+            names,
+            (group.metric, score["meaning"], score["is_likelihood"], results["parameters"], flops),
+            strict=True,
+        )
+    )
+
+
+def _comparable(meaning: Values, base: Group) -> bool:
+    """Say whether an entry's number is a perplexity of the text that the baseline's is of."""
+    if meaning["metric"] is None or not meaning["is_likelihood"] or not base.completed:
+        return False
+    of_base = _meaning_of_score(base)
+    same_split = meaning["metric"].partition("/")[0] == base.metric.partition("/")[0]
+    return bool(of_base["is_likelihood"] and same_split)
+
+
+def _meaning_of_score(group: Group) -> Values:
+    results = group.completed[0].results
+    assert results is not None
+    score: Values = results["final"][group.metric]
+    return score
+
+
+def _values(group: Group, record: Record) -> Values:
+    """Return a run's own numbers."""
+    values: Values = {
+        "seed": record.seed,
+        "folder": str(record.folder),
+        "status": record.status,
+        "failure": record.failure,
+    }
+    if record.results is None:
+        return values
+    results, metric = record.results, group.metric
+    final = results["final"][metric]
+    best = results["best"].get(metric) if _is_followed(record, metric) else None
+    lowest = final["perplexity"] if best is None else best["perplexity"]
+    bits = math.log2(lowest) * final["tokens"] / final["characters"]
+    return values | {
+        "best": None if best is None else best["perplexity"],
+        "best_step": None if best is None else best["step"],
+        "final": final["perplexity"],
+        "test": _test(results, metric),
+        "bits_per_character": bits,
+        "degradation_percent": None if best is None else 100 * (final["perplexity"] / lowest - 1),
+        "optimizer_steps": results["optimizer_steps"],
+        "seconds": results["seconds"],
+        "tokens": results["tokens_seen"],
+        "tokens_per_second": results["tokens_seen"] / max(results["seconds"], 1e-9),
+    }
+
+
+def _test(results: dict[str, Any], metric: str) -> float | None:
+    """Return the same score of the test split by the best weights; None without such a split."""
+    score = results["test"].get(f"test/{metric.partition('/')[2]}")
+    return None if score is None or not metric.startswith("val/") else score["perplexity"]
+
+
+def _is_followed(record: Record, metric: str) -> bool:
+    """Say whether a score was taken at every validation, so that its lowest value means a best."""
+    assert record.results is not None
+    first = next(iter(record.results["final"]))
+
+    def count(name: str) -> int:
+        return len({line["step"] for line in record.history if name in line})
+
+    return count(metric) >= count(first)
+
+
+def _add_differences(run: Values, record: Record, base: Values, metric: str) -> None:
+    """Add what a run's score is beside that of the baseline's run with the same seed."""
+    for kind in ("best", "final", "test"):
+        ours, theirs = run[kind], base[kind]
+        if ours is None or theirs is None:
+            continue
+        run[f"{kind}_difference"] = ours - theirs
+        run[f"{kind}_perplexity_improvement_percent"] = 100 * (1 - ours / theirs)
+        run[f"{kind}_loss_improvement_percent"] = 100 * (1 - math.log(ours) / math.log(theirs))
+    goal = base["final"] if base["best"] is None else base["best"]
+    reached = next((line for line in record.history if line.get(metric, math.inf) <= goal), None)
+    run["reached_baseline"] = reached is not None
+    if reached is not None:
+        run["tokens_to_baseline"] = reached["tokens"]
+        run["seconds_to_baseline"] = reached["seconds"]
+
+
+def _figures(runs: list[Values]) -> Values:
+    """Return means over seeds with intervals, by the name of the figure; None where there are none.
+
+    Figures of runs with all seeds but a few are of those seeds alone; ``n`` says how many.
+    """
+    done = [run for run in runs if run["status"] == "completed"]
+    figures: Values = {}
+    for name in _AVERAGED:
+        found = estimate([run[name] for run in done if run.get(name) is not None])
+        figures[name] = None if found is None else found.as_dict()
+    figures["reached_baseline"] = sum(run.get("reached_baseline", False) for run in done)
+    return figures

@@ -1,0 +1,70 @@
+"""Ctrl-C and SIGTERM end a run between two batches, where its state is whole."""
+
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning as L
+
+from trm_lightning.training import LanguageModule
+
+
+class TrainingStop(Exception):  # noqa: N818 -- a request, not an error
+    """Training was asked to stop, and did so after a whole batch."""
+
+
+class StopCleanly(L.Callback):
+    """Stops after the present batch at the first signal; a second Ctrl-C stops at once.
+
+    It leaves by an exception: Lightning's own ``should_stop`` validates once more, for which a
+    job that is being evicted has no time.
+    """
+
+    def __init__(self) -> None:
+        self._asked = False
+        self._previous: dict[int, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take over the signals for the time of training."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
+        """Stop here, unless a validation is due: a resumed run would leave it out."""
+        assert isinstance(pl_module, LanguageModule)
+        if pl_module.batches_seen % int(trainer.val_check_batch or 1):
+            self._stop_if_asked(trainer)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop after the validation."""
+        self._stop_if_asked(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _stop_if_asked(self, trainer: L.Trainer) -> None:
+        """End training if any process was asked to; all of them leave at the same place."""
+        stop = self._asked
+        if trainer.world_size > 1:
+            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
+        if stop:
+            raise TrainingStop
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = True
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

@@ -1,0 +1,219 @@
+"""A training run from its composed config to ``results.json``."""
+
+import logging
+import math
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.utils import instantiate
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.loggers import TensorBoardLogger
+from omegaconf import DictConfig, OmegaConf
+
+from trm_lightning.data import TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation import Score
+from trm_lightning.files import write_json
+from trm_lightning.runs.load import check_resumable
+from trm_lightning.runs.results import MEANINGS, describe_run, results_of, summary
+from trm_lightning.training import LanguageModule
+from trm_lightning.training.callbacks import (
+    Checkpoints,
+    LeakAudit,
+    Progress,
+    Samples,
+    StopCleanly,
+    TrainingStop,
+    TrainLog,
+)
+
+UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
+
+
+def train(cfg: DictConfig) -> dict[str, Any]:
+    """Train, validate and test; leave checkpoints, logs and ``results.json`` in the run folder.
+
+    Returns:
+        The content of ``results.json``.
+
+    Raises:
+        UserError: for anything that the user can mend.
+        KeyboardInterrupt: after a clean stop by Ctrl-C or SIGTERM, with everything saved.
+    """
+    set_globals(cfg)
+    folder = Path(cfg.run_dir)
+    data: TextDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    module = build_module(cfg, data)
+    module.cuda_graph = cfg.cuda_graph
+    module.total_steps = total_steps(cfg.budget, data, module.net.n_supervision)
+    data.n_batches = math.ceil(module.total_steps / module.net.n_supervision)
+    facts = describe_run(cfg, data, module.net)
+    if cfg.resume:
+        data.start_batch = check_resumable(Path(cfg.resume), facts)
+
+    log = TrainLog(cfg.log_every, folder / "metrics.jsonl", cfg.budget.seconds)
+    module.time_share = log.time_share
+    checkpoints = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts)
+    callbacks = [
+        LeakAudit(facts, folder / "audit.json", cfg.audit),
+        log,
+        Samples(folder / "samples.txt"),
+        *instantiate(cfg.callbacks).values(),
+        checkpoints,
+        StopCleanly(),
+        *([Progress(log)] if cfg.progress else []),
+    ]
+    trainer = build_trainer(cfg, module, callbacks)
+    if trainer.is_global_zero:
+        data.tokenizer.save(folder / "tokenizer.json")
+        describe_to_loggers(trainer, module, facts)
+
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+    except TrainingStop:
+        raise KeyboardInterrupt from None
+    facts["is_likelihood"] = module.net.is_likelihood and not module.net.leaks
+    course = {  # before a checkpoint is loaded for the test
+        "status": "completed",
+        "optimizer_steps": module.optimizer_steps,
+        "tokens_seen": module.tokens_seen,
+        "seconds": log.seconds,
+    }
+    final, tested = final_scores(cfg, trainer, module, log, checkpoints)
+    results = results_of(facts, final, tested, log.path, course)
+    if trainer.is_global_zero:
+        write_json(folder / "results.json", results)
+        print(summary(results, folder))
+    return results
+
+
+def final_scores(
+    cfg: DictConfig,
+    trainer: L.Trainer,
+    module: LanguageModule,
+    log: TrainLog,
+    checkpoints: Checkpoints,
+) -> tuple[dict[str, Score], dict[str, Score]]:
+    """Return validation scores of the last weights and test scores of the best ones.
+
+    The last validation of training serves where it is of the last step and scored everything.
+    """
+    data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
+    if log.validated_step != module.optimizer_steps or len(module.net.scorers()) > 1:
+        trainer.validate(module, datamodule=data, verbose=False)
+    final = module.scores
+    if not cfg.test or "test" not in data.splits:
+        return final, {}
+    best = checkpoints.best
+    trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
+    return final, module.scores
+
+
+def describe_to_loggers(trainer: L.Trainer, module: LanguageModule, facts: dict[str, Any]) -> None:
+    """Tell the loggers the config, and TensorBoard also what each of the run's numbers means."""
+    for logger in trainer.loggers:
+        logger.log_hyperparams(facts["config"])
+        if isinstance(logger, TensorBoardLogger):
+            config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
+            logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
+            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.net.scorers()]
+            logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
+
+
+def set_globals(cfg: DictConfig) -> None:
+    """Set every process-wide switch, so that one job of a sweep leaves nothing to the next."""
+    L.seed_everything(cfg.seed, verbose=False)
+    torch.set_float32_matmul_precision(cfg.float32_matmul)
+    if cfg.threads is not None:
+        torch.set_num_threads(cfg.threads)
+    # What Lightning tells at every start is of no use to a user of this package.
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
+
+
+def build_module(cfg: DictConfig, data: TextDataModule) -> LanguageModule:
+    """Build net and module for the data's vocabulary."""
+    module: LanguageModule = instantiate(
+        cfg.model,
+        net={"vocab_size": data.vocab_size, "start_token": data.tokenizer.start_id},
+        supervised_tokens=data.supervised_tokens,
+    )
+    if cfg.compile:
+        module.net.compile()
+    return module
+
+
+def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
+    """Turn a budget into optimizer steps: the shortest of steps, tokens and epochs.
+
+    A budget of seconds alone sets no limit here; the log ends such a run.
+
+    Raises:
+        UserError: when no budget is set, or one is not positive.
+    """
+    per_batch = data.batch_size * data.window_size
+    limits = {
+        "steps": budget.steps,
+        "tokens": budget.tokens and n_supervision * budget.tokens / per_batch,
+        "epochs": budget.epochs and n_supervision * budget.epochs * data.batches_per_epoch,
+    }
+    given = {name: limit for name, limit in limits.items() if budget[name] is not None}
+    if budget.seconds is not None:
+        given["seconds"] = UNLIMITED if budget.seconds > 0 else 0
+    if not given or min(given.values()) <= 0:
+        raise UserError(
+            "The budget is empty: " + OmegaConf.to_yaml(budget).replace("\n", " ").strip(),
+            "Set at least one of budget.steps, .tokens, .epochs, .seconds to more than 0.",
+        )
+    return math.ceil(min(given.values()))
+
+
+def build_trainer(
+    cfg: DictConfig, module: LanguageModule, callbacks: list[L.Callback]
+) -> L.Trainer:
+    """Build Lightning's Trainer, with everything switched off that counts batches as steps.
+
+    Raises:
+        UserError: when the device or the precision is not to be had here.
+    """
+    loggers = list(instantiate(cfg.logger).values())
+    try:
+        trainer: L.Trainer = instantiate(
+            cfg.trainer,
+            precision=cfg.precision,
+            callbacks=callbacks,
+            logger=loggers or False,
+            default_root_dir=cfg.run_dir,
+            max_steps=module.total_steps,
+            max_epochs=-1,
+            min_epochs=0,
+            val_check_interval=math.ceil(cfg.eval_every / module.net.n_supervision),
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            inference_mode=False,
+            use_distributed_sampler=False,
+        )
+    except Exception as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, MisconfigurationException | ValueError | RuntimeError):
+            raise UserError(
+                f"The trainer could not be set up: {cause}",
+                "Choose a device that is there: trainer=cpu, trainer=gpu, trainer=mps.",
+            ) from error
+        raise
+    if "fsdp" in type(trainer.strategy).__name__.lower():
+        raise UserError(
+            "FSDP cannot train by manual optimization, which deep supervision needs.",
+            "Use trainer=ddp; models of this size fit on one device.",
+        )
+    return trainer

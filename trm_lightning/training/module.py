@@ -1,0 +1,254 @@
+"""One training loop for every net: supervision steps by manual optimization."""
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import lightning as L
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from trm_lightning.data import TextDataModule
+from trm_lightning.evaluation import LikelihoodSum, Score, TextCounts
+from trm_lightning.models import LanguageNet
+from trm_lightning.optim.optimizers import TimeShare
+from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
+from trm_lightning.training.ema import EmaWeights
+
+
+@dataclass(frozen=True)
+class Supervised:
+    """What one supervision step hands back.
+
+    Attributes:
+        loss: what is minimised.
+        nats: mean surprise per supervised token, for the log; without auxiliary terms.
+        state: what the next supervision step on the same batch starts from; detached.
+    """
+
+    loss: Tensor
+    nats: Tensor
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class StepRecord:
+    """What the log keeps of one batch; tensors stay on their device until they are logged."""
+
+    nats: list[Tensor]  # one per supervision step
+    grad_norm: Tensor
+    optimizer_steps: int
+    tokens_seen: int
+
+
+class LanguageModule(L.LightningModule):
+    """Trains a net for ``net.n_supervision`` optimizer steps per batch, and validates exactly.
+
+    Each supervision step is a forward pass, a backward pass, clipping, an optimizer step, a
+    scheduler step and an EMA step; the state goes on, detached, into the next. Counters are its
+    own: Lightning's global step and batch index differ when a batch takes several steps.
+
+    Args:
+        net: the net to train.
+        optimizer: makes the optimizer from the net.
+        schedule: makes the schedule from the optimizer and ``total_steps``.
+        grad_clip: largest gradient norm; None for no clipping.
+        ema_decay: decay of the averaged weights that are validated; None for none.
+        supervised_tokens: how many tokens at the end of each window count in the loss.
+
+    Attributes:
+        total_steps: optimizer steps of the whole run, exactly; set before the run starts.
+        cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps are alike
+            (``net.steps_alike``, :func:`can_be_graphed`); set likewise.
+        time_share: tells how much of a budget in seconds is used up; set likewise.
+        scores: the last validation's scores, by names such as ``val/ppl``.
+    """
+
+    runtime_arguments: ClassVar[frozenset[str]] = frozenset({"supervised_tokens"})
+
+    def __init__(
+        self,
+        net: LanguageNet,
+        optimizer: Callable[..., Optimizer],
+        schedule: Callable[..., LambdaLR],
+        supervised_tokens: int,
+        grad_clip: float | None = 1.0,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.net = net
+        self.make_optimizer = optimizer
+        self.make_schedule = schedule
+        self.grad_clip = grad_clip
+        self.ema = None if ema_decay is None else EmaWeights(net, ema_decay)
+        self.supervised_tokens = supervised_tokens
+        self.cuda_graph = False
+        self._graphed: GraphedStep | None = None
+        self.total_steps = 0
+        self.time_share: TimeShare = lambda: 0.0
+        self.optimizer_steps = 0
+        self.batches_seen = 0
+        self.tokens_seen = 0  # tokens of the batches, each batch once
+        self.record: StepRecord | None = None
+        self.scores: dict[str, Score] = {}
+        self._sums: dict[str, LikelihoodSum] = {}
+
+    @abstractmethod
+    def supervision_step(self, tokens: Tensor, state: Any) -> Supervised:
+        """Run the net on ids (B, L) and return the loss; ``state`` is None in the first step."""
+
+    # Training.
+
+    def configure_optimizers(self) -> Any:
+        """Make the optimizer and its schedule; Lightning saves and restores both."""
+        optimizer = self.make_optimizer(self.net)
+        schedule = self.make_schedule(
+            optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
+        )
+        graphed = self.cuda_graph and self.net.steps_alike
+        graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
+        self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def training_step(self, tokens: Tensor, batch_idx: int) -> None:
+        """Train on one batch of ids (B, L) for all its supervision steps."""
+        state, nats, grad_norm = None, [], torch.zeros((), device=tokens.device)
+        for _ in range(self.net.n_supervision):
+            # Every process counts alike, so all leave the loop together.
+            if self.optimizer_steps >= self.total_steps:
+                break
+            if self._graphed is not None:
+                self._graphed.tokens = tokens
+                self._optimizer_step()
+                surprise, grad_norm = self._graphed.numbers
+            else:
+                supervised = self.supervision_step(tokens, state)
+                grad_norm = self._backward(supervised.loss)
+                self._optimizer_step()
+                state, surprise = supervised.state, supervised.nats.detach()
+            nats.append(surprise)
+        self.batches_seen += 1
+        self.tokens_seen += tokens.numel() * self.trainer.world_size
+        self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
+
+    def _clipped_gradients(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Run a whole supervision step but for the update; return nats and gradient norm."""
+        supervised = self.supervision_step(tokens, None)
+        return supervised.nats, self._backward(supervised.loss)
+
+    def _backward(self, loss: Tensor) -> Tensor:
+        self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        self.manual_backward(loss)
+        return torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip or float("inf"))
+
+    def _optimizer_step(self) -> None:
+        self.optimizers().step()  # type: ignore[union-attr]
+        # The whole training step runs in one autocast context, whose cache would go on serving
+        # the weights of before this step.
+        torch.clear_autocast_cache()
+        self.lr_schedulers().step()  # type: ignore[union-attr]
+        if self.ema is not None:
+            self.ema.update(self.net)
+        self.optimizer_steps += 1
+
+    # Validation.
+
+    def on_validation_epoch_start(self) -> None:
+        """Score the averaged weights, where there are any."""
+        self._sums = {}
+        if self.ema is not None:
+            self.ema.exchange(self.net)
+
+    def validation_step(
+        self, batch: tuple[Tensor, int], batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Score one batch of evaluation windows: ids (B, T) and the first scored position."""
+        self._score(batch, self._data.eval_splits[dataloader_idx])
+
+    def on_validation_epoch_end(self) -> None:
+        """Put the training weights back, and turn sums over all processes into scores."""
+        if self.ema is not None:
+            self.ema.exchange(self.net)
+        self.scores = {name: self._summed(name, total) for name, total in self._sums.items()}
+        for name, score in self.scores.items():
+            # For callbacks that monitor a metric; the loggers get it against optimizer steps.
+            self.log(name, score.perplexity, logger=False)
+
+    def on_test_epoch_start(self) -> None:
+        """As in validation."""
+        self.on_validation_epoch_start()
+
+    def test_step(self, batch: tuple[Tensor, int], batch_idx: int) -> None:
+        """Score one batch of evaluation windows of the test split."""
+        self._score(batch, "test")
+
+    def on_test_epoch_end(self) -> None:
+        """As in validation."""
+        self.on_validation_epoch_end()
+
+    def _score(self, batch: tuple[Tensor, int], split: str) -> None:
+        tokens, first = batch
+        scorers = list(self.net.scorers().items())
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            # Training is followed by the number it is for; the others come when it is over.
+            scorers = scorers[:1]
+        for name, log_probs in scorers:
+            total = self._sums.setdefault(f"{split}/{name}", LikelihoodSum())
+            total.update(log_probs(tokens, first), tokens, first)
+
+    def _summed(self, name: str, total: LikelihoodSum) -> Score:
+        """Add the other processes' sums and check that every token was scored once."""
+        if self.trainer.world_size > 1:
+            parts = self.all_gather(total.as_tensor().to(self.device))
+            assert isinstance(parts, Tensor)
+            nats, tokens = parts.reshape(-1, 2).sum(0).tolist()
+            total.nats, total.tokens = nats, int(tokens)
+        split = self._data.splits[name.partition("/")[0]]
+        counts = TextCounts(split.n_tokens, split.n_words, split.n_characters, split.n_unknown)
+        return total.score(counts)
+
+    @property
+    def _data(self) -> TextDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, TextDataModule)
+        return data
+
+    @contextmanager
+    def scoring(self) -> Iterator[LanguageNet]:
+        """Give the net as it is scored: averaged weights, no dropout, no gradient."""
+        was_training = self.net.training
+        self.net.eval()
+        try:
+            with self.ema.applied_to(self.net) if self.ema else nullcontext(), torch.no_grad():
+                yield self.net
+        finally:
+            self.net.train(was_training)
+
+    # State.
+
+    def on_fit_start(self) -> None:
+        """Move the averaged weights to where the net is."""
+        if self.ema is not None:
+            self.ema.to(self.device)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Save counters and averaged weights as plain containers."""
+        checkpoint["counters"] = {
+            "optimizer_steps": self.optimizer_steps,
+            "batches_seen": self.batches_seen,
+            "tokens_seen": self.tokens_seen,
+        }
+        checkpoint["ema"] = None if self.ema is None else self.ema.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what :meth:`on_save_checkpoint` saved."""
+        for name, value in checkpoint["counters"].items():
+            setattr(self, name, value)
+        if self.ema is not None and checkpoint["ema"] is not None:
+            self.ema.load_state(checkpoint["ema"])
