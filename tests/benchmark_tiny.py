@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from trm_lightning.benchmarks import references, subjects
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 TINY = (
     "net={vocab_size:13,width:16,n_layers:2,n_heads:2,dropout:0.0,norm:pre}",
@@ -39,7 +39,7 @@ def configured(folder: Path, *overrides: str) -> DictConfig:
         return compose("benchmark", [*TINY, *overrides, f"run_dir={folder}"])
 
 
-def pairs(cfg: DictConfig) -> dict[str, tuple[LanguageModule, references.PlainNet]]:
+def pairs(cfg: DictConfig) -> dict[str, tuple[TrainingModule, references.PlainNet]]:
     """Our modules, and the references that compute the same."""
     size, last = cfg.sources.window, cfg.sources.supervised
     gpt = subjects.plain(cfg, references.FusedGpt, window=cfg.window)

@@ -5,9 +5,9 @@ from typing import TypeVar
 import torch
 from torch import nn
 
-from trm_lightning.models import LanguageNet
+from trm_lightning.models import LanguageModel
 
-Net = TypeVar("Net", bound=LanguageNet)
+Net = TypeVar("Net", bound=LanguageModel)
 
 
 def spread(net: Net) -> Net:

@@ -29,7 +29,7 @@ from trm_lightning.data import (
 )
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
-from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AR, Recursive
 from trm_lightning.reports.analysis_figures import is_supervised
 from trm_lightning.training.fit import train
 
@@ -40,18 +40,18 @@ SETTINGS = {
     "depth": None,
     "max_tokens": None,
     "ablations": True,
-    "halt_below": [0.1],
+    "exit_threshold": [0.1],
     "device": "cpu",
 }
 
 
-def make_net(**changes: Any) -> RecursiveNet:
+def make_net(**changes: Any) -> Recursive:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": 12, "width": 16, "n_layers": 2,
         "n_heads": 2, "chunk_size": 3, "n_refinements": 2, "n_recursions": 3, "norm": "post",
     }  # fmt: skip
-    return RecursiveNet(**(settings | changes)).eval()
+    return Recursive(**(settings | changes)).eval()
 
 
 def windows_of(n: int = 47, stride: int = 5) -> EvalWindows:
@@ -256,7 +256,7 @@ def test_frequency_is_counted_in_training() -> None:
 
 
 def test_a_net_with_scores_of_its_own_is_refused() -> None:
-    class Shifted(RecursiveNet):
+    class Shifted(Recursive):
         def log_probs(self, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
             return super().log_probs(tokens, first).roll(1, -1)
 
@@ -286,7 +286,7 @@ def test_ablations_take_out_what_they_say() -> None:
         net.factorization = "parallel"
         assert torch.equal(independent, net.log_probs(tokens))
     assert "independent tokens" not in ablations(net)
-    ar = AutoregressiveNet(V, 0, window_size=12, width=16, n_layers=1, n_heads=2)
+    ar = AR(V, 0, window_size=12, width=16, n_layers=1, n_heads=2)
     assert ablations(ar) == {}
 
 
@@ -304,8 +304,8 @@ def analyzed(run: Path, **changes: Any) -> dict[str, Any]:
 def test_a_recursive_run_is_analyzed(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, results = run_of(configure, "model=trm_cached", "model.net.n_supervision=2")
-    content = analyzed(run, halt_below=[0.1, 1e6])
+    run, results = run_of(configure, "model=trm_cached", "model.n_supervision=2")
+    content = analyzed(run, exit_threshold=[0.1, 1e6])
     assert content["whole_split"] and content["tokens"] == results["final"]["val/ppl"]["tokens"]
     scored = [r for r in content["steps"] if (r["refinement"], r["recursion"]) == (4, 2)]
     assert scored[0]["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
@@ -333,14 +333,14 @@ def test_a_recursive_run_is_analyzed(
 def test_a_run_that_halts_is_analyzed_at_full_depth_and_with_its_own_bound(
     configure: Configure,
 ) -> None:
-    run, results = run_of(configure, "model=trm", "model.net.halt_below=0.3")
-    content = analyzed(run, halt_below=[1e6], ablations=False)
-    own = next(row for row in content["halting"] if row["halt_below"] == 0.3)
+    run, results = run_of(configure, "model=trm", "model.exit_threshold=0.3")
+    content = analyzed(run, exit_threshold=[1e6], ablations=False)
+    own = next(row for row in content["halting"] if row["exit_threshold"] == 0.3)
     assert own["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
-    assert content["recursion"]["halt_below"] == 0.3
+    assert content["recursion"]["exit_threshold"] == 0.3
     whole = [row for row in content["steps"] if row["recursion"] == 0]
     assert [is_supervised(content, row) for row in whole] == [False, *[True] * 3, *[False] * 3]
-    content["recursion"]["earlier_weight"] = 0
+    content["recursion"]["intermediate_loss_weight"] = 0
     assert [row["refinement"] for row in whole if is_supervised(content, row)] == [3]
 
 
@@ -354,7 +354,7 @@ def test_part_of_a_split_is_said_to_be_one(
     assert "100 tokens (of " in capsys.readouterr().out
     for changes, named in [
         ({"depth": 1}, "depth"), ({"max_tokens": 0}, "max_tokens"), ({"split": "tset"}, "tset"),
-        ({"halt_below": [0.0]}, "halt_below"),
+        ({"exit_threshold": [0.0]}, "exit_threshold"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=named):
             analyzed(run, **changes)
@@ -373,7 +373,7 @@ def test_an_autoregressive_run_gives_what_applies(configure: Configure) -> None:
 
 
 def test_a_net_given_the_answer_has_no_perplexity(configure: Configure) -> None:
-    warm = ("model=trm_cached", "model.net.chunk_start=target", "model.net.factorization=parallel")
+    warm = ("model=trm_cached", "model.chunk_start=target", "model.factorization=parallel")
     run, _ = run_of(configure, *warm)
     content = analyzed(run)
     assert not content["is_likelihood"] and content["measure"] == "warm_start_ppl"

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from trm_lightning.data.windows import EvalWindows
 from trm_lightning.leakage.audit import MEANINGS, Audit, HeldOut, audit
 from trm_lightning.leakage.verdict import decoder
-from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet, leaky
+from trm_lightning.models import AR, LanguageModel, Recursive, leaky
 
 V, L = 23, 12
 BASE: dict[str, Any] = {
@@ -23,9 +23,9 @@ BASE: dict[str, Any] = {
 RECURSION = {"chunk_size": 3, "n_refinements": 1, "n_recursions": 1, "n_supervision": 2}
 
 
-def make(kind: type[LanguageNet] = AutoregressiveNet, **arguments: Any) -> LanguageNet:
+def make(kind: type[LanguageModel] = AR, **arguments: Any) -> LanguageModel:
     torch.manual_seed(3)
-    recursion = RECURSION if issubclass(kind, RecursiveNet) else {}
+    recursion = RECURSION if issubclass(kind, Recursive) else {}
     return spread(kind(**(BASE | recursion | arguments)))
 
 
@@ -34,7 +34,7 @@ def held_out(n: int = 40, entropy_nats: float | None = None) -> HeldOut:
     return HeldOut(tokens, EvalWindows(tokens, L, L // 2, batch_size=3), entropy_nats)
 
 
-def cheap(net: LanguageNet) -> Audit:
+def cheap(net: LanguageModel) -> Audit:
     return audit(net, thorough=False, decode=decoder(net), held_out=held_out())
 
 
@@ -58,7 +58,7 @@ VARIANTS = [
 
 @pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
 def test_every_variant_of_the_recursive_net_passes(variant: dict[str, str]) -> None:
-    result = cheap(make(RecursiveNet, **variant))
+    result = cheap(make(Recursive, **variant))
     assert result.failed == [], str(result)
     assert [c.name for c in result.checks] == list(MEANINGS)
     assert [c.name for c in result.checks if c.passed is None] == ["entropy_floor"]
@@ -75,18 +75,18 @@ def test_the_autoregressive_net_passes(norm: str, positions: str) -> None:
 @pytest.mark.parametrize("factorization", ["parallel", "left_to_right"])
 def test_every_chunk_size_passes(size: int, factorization: str) -> None:
     arguments = {"chunk_size": size, "factorization": factorization, "n_supervision": 1}
-    result = cheap(make(RecursiveNet, n_layers=1, **arguments))
+    result = cheap(make(Recursive, n_layers=1, **arguments))
     assert result.failed == [], str(result)
 
 
-@pytest.mark.parametrize("kind", [AutoregressiveNet, RecursiveNet])
-def test_honest_nets_pass_the_thorough_form(kind: type[LanguageNet]) -> None:
+@pytest.mark.parametrize("kind", [AR, Recursive])
+def test_honest_nets_pass_the_thorough_form(kind: type[LanguageModel]) -> None:
     result = audit(make(kind, dropout=0.0), train_steps=30, held_out=held_out(entropy_nats=50.0))
     assert result.failed == [], str(result)
 
 
 def test_weights_started_without_the_answer_pass() -> None:
-    net = make(RecursiveNet, chunk_start="target", factorization="parallel")
+    net = make(Recursive, chunk_start="target", factorization="parallel")
     assert cheap(net).failed
     assert cheap(net.without_answer()).failed == []
 
@@ -94,8 +94,8 @@ def test_weights_started_without_the_answer_pass() -> None:
 # Negative controls: each, and the checks that are meant to catch it.
 
 TARGET = {"chunk_start": "target", "factorization": "parallel"}
-CONTROLS: dict[str, tuple[type[LanguageNet], dict[str, str], set[str]]] = {
-    "target_start": (RecursiveNet, TARGET, {"target_swap", "random_tokens"}),
+CONTROLS: dict[str, tuple[type[LanguageModel], dict[str, str], set[str]]] = {
+    "target_start": (Recursive, TARGET, {"target_swap", "random_tokens"}),
     "chunk_mask": (leaky.LeakyChunkMask, {}, {"suffix_perturbation", "gradient", "random_tokens"}),
     "context_mask": (leaky.LeakyContextMask, {}, {"suffix_perturbation", "gradient"}),
     "pooled_chunk": (leaky.LeakyPooledChunk, {}, {"suffix_perturbation", "gradient"}),
@@ -135,27 +135,27 @@ def test_a_leak_within_a_chunk_spares_its_last_token() -> None:
 # Leaks that a single check alone can see.
 
 
-class Unnormalised(AutoregressiveNet):
+class Unnormalised(AR):
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
         return super().log_probs(tokens, first) + 0.01
 
 
-class SizeOfBatch(AutoregressiveNet):
+class SizeOfBatch(AR):
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
         return torch.log_softmax(super().log_probs(tokens, first) * len(tokens), dim=-1)
 
 
-class SeesNothing(AutoregressiveNet):
+class SeesNothing(AR):
     def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
         return super().forward(torch.zeros_like(tokens), first)
 
 
-class LeaksInTraining(AutoregressiveNet):
+class LeaksInTraining(AR):
     def shift_right(self, tokens: Tensor) -> Tensor:
         return tokens if self.training else super().shift_right(tokens)
 
 
-class LeaksWhereScoringBegins(AutoregressiveNet):
+class LeaksWhereScoringBegins(AR):
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
         whole = super().log_probs(tokens)[:, first:]
         if first == 0:
@@ -164,12 +164,12 @@ class LeaksWhereScoringBegins(AutoregressiveNet):
         return torch.log_softmax(whole + hint, dim=-1)
 
 
-class LeaksFarInTheWindow(AutoregressiveNet):
+class LeaksFarInTheWindow(AR):
     def shift_right(self, tokens: Tensor) -> Tensor:
         return torch.cat((super().shift_right(tokens)[:, :10], tokens[:, 10:]), dim=1)
 
 
-class HaltsByTheTarget(AutoregressiveNet):
+class HaltsByTheTarget(AR):
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
         scores = super().log_probs(tokens, first)
         unlikely = scores[:, -1].gather(1, tokens[:, -1:]) < scores[:, -1].mean()
@@ -178,17 +178,17 @@ class HaltsByTheTarget(AutoregressiveNet):
         return scores
 
 
-class TakesTargets(AutoregressiveNet):
+class TakesTargets(AR):
     def log_probs(self, tokens: Tensor, first: int = 0, targets: None = None) -> Tensor:
         return super().log_probs(tokens, first)
 
 
-class SharperInParallel(RecursiveNet):
+class SharperInParallel(Recursive):
     def logits(self, states: Tensor) -> Tensor:
         return super().logits(states) * (2 if self.factorization == "parallel" else 1)
 
 
-class CarriesTheAnswer(RecursiveNet):
+class CarriesTheAnswer(Recursive):
     def forward(self, tokens: Tensor, *arguments: Any, **options: Any) -> Any:
         refined = super().forward(tokens, *arguments, **options)
         y, z = refined.state
@@ -211,7 +211,7 @@ ONLY = [
 
 
 @pytest.mark.parametrize(("kind", "name"), ONLY, ids=lambda x: getattr(x, "__name__", x))
-def test_a_leak_is_found_by_its_check(kind: type[LanguageNet], name: str) -> None:
+def test_a_leak_is_found_by_its_check(kind: type[LanguageModel], name: str) -> None:
     result = cheap(make(kind, dropout=0.0))
     finding(result, name)
     # The same leak may show in the checks that score in two ways; nowhere else.
@@ -292,7 +292,7 @@ def test_no_score_below_the_entropy_of_the_text() -> None:
     assert f"{nats / n:.4f} nats" in finding(too_good, "entropy_floor")[1]
 
 
-class Mixed(AutoregressiveNet):
+class Mixed(AR):
     """Uniform, with a little more for the answer."""
 
     bonus = 0.0
@@ -315,7 +315,7 @@ def test_random_tokens_cost_log_v() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_an_audit_disturbs_nothing(training: bool) -> None:
-    net = make(RecursiveNet).train(training)
+    net = make(Recursive).train(training)
     net.blocks[0].eval()
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     torch.manual_seed(11)

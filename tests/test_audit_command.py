@@ -21,13 +21,13 @@ from trm_lightning.cli.compose import conf_dir
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.leakage.command import audit_command
-from trm_lightning.models import AutoregressiveNet
-from trm_lightning.training import LanguageModule
+from trm_lightning.models import AR
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.leak_audit import LeakAudit
 from trm_lightning.training.fit import build_module, build_trainer, set_globals, train
 
 DATA = [override for override in TINY if "data." in override]
-NET = ["model.net.width=16", "model.net.n_heads=2", "train_steps=0", "device=cpu"]
+NET = ["model.width=16", "model.n_heads=2", "train_steps=0", "device=cpu"]
 CONTROLS = [path.stem for path in conf_dir().glob("model/leaky_*.yaml")]
 
 
@@ -109,14 +109,14 @@ def test_the_exit_status_is_1_and_no_folder_is_made(tmp_path: Path) -> None:
 
 # Before the first validation.
 
-Fit = Callable[..., tuple[LanguageModule, dict[str, Any]]]
+Fit = Callable[..., tuple[TrainingModule, dict[str, Any]]]
 
 
 @pytest.fixture
 def fit(configure: Configure) -> Fit:
     """Train for a few steps with the audit beside it, and return the module and the facts."""
 
-    def fitted(*overrides: str, **options: Any) -> tuple[LanguageModule, dict[str, Any]]:
+    def fitted(*overrides: str, **options: Any) -> tuple[TrainingModule, dict[str, Any]]:
         cfg = configure(*overrides)
         set_globals(cfg)
         data: TextDataModule = instantiate(cfg.data)
@@ -150,13 +150,13 @@ def test_training_is_the_same_with_and_without(
 def test_a_model_that_claims_to_be_honest_is_found_out(
     fit: Fit, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def see_all(net: AutoregressiveNet, tokens: Tensor) -> Tensor:
+    def see_all(net: AR, tokens: Tensor) -> Tensor:
         return tokens
 
-    monkeypatch.setattr(AutoregressiveNet, "shift_right", see_all)
+    monkeypatch.setattr(AR, "shift_right", see_all)
     module, facts = fit("model=ar")
     assert facts["audit"]["leaks"] and "target_swap" in facts["audit"]["failed"]["ppl"]
-    assert module.net.leaks is True
+    assert module.model.leaks is True
     shown = capsys.readouterr().err
     assert "checks FAILED" in shown and "its numbers are no perplexities" in shown
     assert module.optimizer_steps == 8  # it trains all the same

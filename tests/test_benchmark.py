@@ -63,7 +63,7 @@ def test_a_benchmark_writes_everything(
 
 
 def test_start_of_a_real_run_is_measured(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    tiny = ["data.corpus.train_words=3000", "+data.corpus.val_words=600", "model.net.width=8"]
+    tiny = ["data.corpus.train_words=3000", "+data.corpus.val_words=600", "model.width=8"]
     monkeypatch.setattr(runs, "_data_overrides", lambda: tiny)
     few = ["model=ar", "budget.steps=1"]
     found, started = runs._train(cfg, torch.device("cpu"), "Milestones, path: PATH", few)

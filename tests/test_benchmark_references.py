@@ -13,7 +13,7 @@ from torch import Tensor
 from trm_lightning.benchmarks import flops, references, subjects, timing
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.optim.muon import Muon
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 
 @pytest.fixture
@@ -21,12 +21,12 @@ def cfg(tmp_path: Path) -> DictConfig:
     return configured(tmp_path)
 
 
-def difference(module: LanguageModule, reference: references.PlainNet, tokens: Tensor) -> float:
+def difference(module: TrainingModule, reference: references.PlainNet, tokens: Tensor) -> float:
     """The largest difference in the loss or in any gradient, relative to the largest gradient."""
     ours, theirs = module.supervision_step(tokens, None).loss, reference.loss(tokens)
     ours.backward()
     theirs.backward()
-    found = {n: p.grad for n, p in module.net.named_parameters() if p.grad is not None}
+    found = {n: p.grad for n, p in module.model.named_parameters() if p.grad is not None}
     renamed = references.renamed(found, reference)
     expected = {n: p.grad for n, p in reference.named_parameters() if p.grad is not None}
     assert renamed.keys() == expected.keys()
@@ -42,16 +42,16 @@ def test_references_compute_what_our_nets_do(cfg: DictConfig, name: str) -> None
         module, reference = pairs(cfg)[name]
         module, reference = module.to(dtype), reference.to(dtype)
         with torch.no_grad():  # no weight is where it starts, norms and biases included
-            for weight in module.net.parameters():
+            for weight in module.model.parameters():
                 weight += 0.1 * torch.randn_like(weight)
-        references.load_from(reference, module.net)
+        references.load_from(reference, module.model)
         tokens = torch.randint(13, (5, cfg.sources.window))
         assert difference(module, reference, tokens) < close
         # Negative control: one weight moved a little is noticed.
         module.zero_grad()
         reference.zero_grad()
         with torch.no_grad():
-            module.net.layers[0].attention.qkv.weight[-1, 0] += 1e-2
+            module.model.layers[0].attention.qkv.weight[-1, 0] += 1e-2
         assert difference(module, reference, tokens) > 10 * close
 
 
@@ -59,7 +59,7 @@ NETS: dict[str, dict[str, Any]] = {
     "query": {"chunk_start": "query", "factorization": "parallel"},
     "draft": {"chunk_start": "draft", "factorization": "parallel"},
     "left_to_right": {"chunk_start": "draft"},
-    "with gradient": {"chunk_start": "query", "factorization": "parallel", "grad_refinements": 3},
+    "with gradient": {"chunk_start": "query", "factorization": "parallel", "backprop_depth": 3},
     "target": {"chunk_start": "target", **JOINT},
     "joint query": {"chunk_start": "query", **JOINT},
     "recursive": {"chunk_start": "query", "attention": "recursive"},
@@ -75,7 +75,7 @@ def test_formulas_are_what_torch_counts(cfg: DictConfig, kind: str) -> None:
         tokens = torch.randint(13, (2, 8))
         loss = subjects.loss_of(module)
         counted = timing.count_flops(lambda loss=loss, ids=tokens: loss(ids).backward())
-        formula = flops.training_flops(module.net, 2, 8, supervised)
+        formula = flops.training_flops(module.model, 2, 8, supervised)
         # How many tokens are revealed is random, and the head is all that it changes.
         head = 3 * 2 * 2 * supervised * 16 * 13
         random = head / 4 if kind == "left_to_right" else 0
@@ -85,18 +85,18 @@ def test_formulas_are_what_torch_counts(cfg: DictConfig, kind: str) -> None:
 @pytest.mark.parametrize("model", ["ar", "trm"])
 def test_shipped_models_are_those_of_the_configs(cfg: DictConfig, model: str) -> None:
     module = subjects.shipped(cfg, model, 8).train()
-    assert type(module.make_optimizer(module.net)) is Muon
+    assert type(module.make_optimizer(module.model)) is Muon
     loss, tokens = subjects.loss_of(module), torch.randint(13, (2, 8))
     answers = subjects.n_answers(module)
-    assert flops.training_flops(module.net, 2, 8, 8, answers) == timing.count_flops(
+    assert flops.training_flops(module.model, 2, 8, 8, answers) == timing.count_flops(
         lambda: loss(tokens).backward()
     )
     if model == "trm":
         settings = OmegaConf.load(conf_dir() / "model" / "trm.yaml").net
         for name in "n_refinements", "n_recursions", "chunk_size", "attention", "chunk_start":
-            assert getattr(module.net, name) == settings[name]
+            assert getattr(module.model, name) == settings[name]
         assert answers == settings.n_refinements
-        at_end = subjects.shipped(cfg, "trm", 8, {"chunk_size": 1}, earlier_weight=0.0)
+        at_end = subjects.shipped(cfg, "trm", 8, {"chunk_size": 1}, intermediate_loss_weight=0.0)
         assert subjects.n_answers(at_end) == 1
 
 
@@ -142,8 +142,8 @@ def test_references_learn_as_our_nets_do(tmp_path: Path, name: str) -> None:
     for seed in range(3):
         torch.manual_seed(seed)
         module, reference = pairs(cfg)[name]
-        references.load_from(reference, module.net)
-        ours.append(learned(module.net, subjects.loss_of(module), batches))
+        references.load_from(reference, module.model)
+        ours.append(learned(module.model, subjects.loss_of(module), batches))
         theirs.append(learned(reference, reference.loss, batches))
     start = torch.tensor(float(data.vocab_size)).log()
     mean = [sum(values) / 3 for values in (ours, theirs)]

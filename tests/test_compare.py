@@ -63,7 +63,7 @@ def test_without_a_budget_each_keeps_its_own(tmp_path: Path) -> None:
 
 
 def test_deep_supervision_is_validated_as_often_per_token(tmp_path: Path) -> None:
-    deep = "{name: deep, overrides: [model=trm, model.net.n_supervision=4]}"
+    deep = "{name: deep, overrides: [model=trm, model.n_supervision=4]}"
     entries = OmegaConf.create(f"[{{name: ar, overrides: [model=ar]}}, {deep}]")
     cfg = config("budget.tokens=1000")
     cfg.entries = entries
@@ -81,11 +81,11 @@ def test_parity_in_seconds_leaves_tokens_open(tmp_path: Path) -> None:
 
 def test_common_overrides_give_way_to_the_command_line_and_to_an_entry(tmp_path: Path) -> None:
     cfg = config()
-    cfg.common = ["model.net.width=8", "optimizer.lr=1"]
-    wide = {"name": "wide", "overrides": ["model=ar", "model.net.width=16"]}
+    cfg.common = ["model.width=8", "optimizer.lr=1"]
+    wide = {"name": "wide", "overrides": ["model=ar", "model.width=16"]}
     cfg.entries = [wide, {"name": "narrow", "overrides": ["model=ar"]}]
     made = make_plan(cfg, tmp_path, ["data=builtin_char", "optimizer.lr=2"], CALL)
-    widths = {name: run.model.net.width for name, run in made.configs.items()}
+    widths = {name: run.model.width for name, run in made.configs.items()}
     assert widths == {"wide": 16, "narrow": 8}
     assert all(run.optimizer.lr == 2 for run in made.configs.values())
     for wrong, said in {
@@ -127,12 +127,12 @@ def test_the_ablation_changes_one_thing_at_a_time(tmp_path: Path) -> None:
         if name != "ar"
     }
     assert {name: keys - {"net.context_size"} for name, keys in changed.items()} == {
-        "supervised_at_end": {"earlier_weight"},
-        "truncated": {"net.grad_refinements"},
+        "supervised_at_end": {"intermediate_loss_weight"},
+        "truncated": {"net.backprop_depth"},
         "chunk_1": {"net.chunk_size"},
         "chunk_8": {"net.chunk_size"},
         "chunk_32": {"net.chunk_size"},
-        "look_ahead_as_much": {"draft_weight"},
+        "look_ahead_as_much": {"lookahead_loss_weight"},
         "norm_pre": {"net.norm"},
         "positions_learned": {"net.positions"},
     }
@@ -152,7 +152,7 @@ def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, f"compare={name}", "seeds=1", "scale=0.01")
     own = {run.entry: run for run in made.runs}
     assert list(own) == ["warm_start_trm", "honest_trm", "baseline"]
-    starts = {entry: made.configs[entry].model.net.get("chunk_start") for entry in own}
+    starts = {entry: made.configs[entry].model.get("chunk_start") for entry in own}
     assert starts == {"warm_start_trm": "target", "honest_trm": "query", "baseline": None}
     metrics = {entry.name: entry.metric for entry in made.entries}
     assert metrics["trm_without_answer"] == "val/ppl_without_answer"
@@ -218,7 +218,7 @@ def test_entries_that_do_not_fit_are_refused(tmp_path: Path, entries: str, said:
 
 
 def test_parity_in_parameters_is_checked_before_anything_is_trained(tmp_path: Path) -> None:
-    wide = {"name": "wide", "overrides": ["model=ar", "model.net.width=32"]}
+    wide = {"name": "wide", "overrides": ["model=ar", "model.width=32"]}
     cfg = config("seeds=1")
     cfg.entries = [{"name": name, "overrides": [f"model={name}"]} for name in ("ar", "trm_cached")]
     session.check_same_parameters(make_plan(cfg, tmp_path, SMALL, CALL))  # 0.3 % apart

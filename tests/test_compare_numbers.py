@@ -76,9 +76,9 @@ def test_flops_of_a_causal_model(configure: Configure, supervised: int) -> None:
 def test_flops_of_a_recursive_model(configure: Configure) -> None:
     vocabulary, refinements, recursions = 100, 3, 2
     config = plain(
-        configure, "model=trm_cached", "model.net.factorization=parallel",
-        f"model.net.n_refinements={refinements}", f"model.net.n_recursions={recursions}",
-        "model.net.grad_refinements=1",
+        configure, "model=trm_cached", "model.factorization=parallel",
+        f"model.n_refinements={refinements}", f"model.n_recursions={recursions}",
+        "model.backprop_depth=1",
     )  # fmt: skip
     passes = recursions + 1
     encode = LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW))
@@ -91,7 +91,7 @@ def test_flops_of_a_recursive_model(configure: Configure) -> None:
 
 def test_supervision_steps_multiply_the_cost(configure: Configure) -> None:
     once = training_flops_per_token(plain(configure, "model=trm"), 50)
-    four = training_flops_per_token(plain(configure, "model=trm", "model.net.n_supervision=4"), 50)
+    four = training_flops_per_token(plain(configure, "model=trm", "model.n_supervision=4"), 50)
     # Later steps go on from a detached state, which saves a little of the way back.
     assert four == pytest.approx(4 * once, rel=0.01)
 
@@ -109,7 +109,7 @@ def test_counting_leaves_random_numbers_alone(configure: Configure) -> None:
 
 def test_parameters_are_the_sources(configure: Configure) -> None:
     config = plain(
-        configure, "model=ar", "model.net.norm=pre", "model.net.positions=learned",
+        configure, "model=ar", "model.norm=pre", "model.positions=learned",
         "data.window_size=66",
     )  # fmt: skip
     config["model"]["net"] |= {"width": 64, "n_heads": 4}

@@ -66,7 +66,7 @@ def test_the_studies_of_conf_compose(tmp_path: Path, name: str) -> None:
     assert all(not run.overrides.count("study") for run in made.runs)
     sizes = {entry: count_parameters(c, vocab_size) for entry, c in made.configs.items()}
     if cfg.study == "recurrence":
-        widths = {made.configs[entry].model.net.width for entry in sizes}
+        widths = {made.configs[entry].model.width for entry in sizes}
         assert widths == {64 if vocab_size == 65 else 128}
         assert set(series.values()) == {"ar", "trm", "truncated"}
         return

@@ -77,16 +77,16 @@ def test_experiments_have_exactly_the_sources_parameters(tmp_path: Path, experim
     if experiment.startswith("reproduce"):
         assert cfg.data.window_size == net.window_size
         assert (cfg.optimizer.decay_matrices_only, net.norm) == (False, "pre")
-        assert cfg.model.get("earlier_weight", 0) == 0
+        assert cfg.model.get("intermediate_loss_weight", 0) == 0
         assert cfg.seed == (42 if "103" in experiment else 1337)
 
 
 def test_a_wrong_parameter_count_would_be_noticed(tmp_path: Path) -> None:
-    cfg = composed(tmp_path, "experiment=reproduce/word_trm", "model.net.chunk_start=query")
+    cfg = composed(tmp_path, "experiment=reproduce/word_trm", "model.chunk_start=query")
     net = instantiate(cfg.model.net, vocab_size=5000, start_token=0)
     # The query cannot be trained behind refinements without gradient; with gradient it can.
     assert net.n_parameters() == 1_041_152
-    net = instantiate(cfg.model.net, vocab_size=5000, start_token=0, grad_refinements=3)
+    net = instantiate(cfg.model.net, vocab_size=5000, start_token=0, backprop_depth=3)
     assert net.n_parameters() == 1_041_152 + 2 * 128
 
 
@@ -108,7 +108,7 @@ def test_reproductions_run(tmp_path: Path, experiment: str) -> None:
             "progress=false",
             "budget.steps=4",
             "eval_every=4",
-            "model.net.width=16",
+            "model.width=16",
             "data.batch_size=4",
             "checkpoint_every=4",
         )

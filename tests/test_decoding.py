@@ -10,7 +10,7 @@ from spread import spread
 from torch import Tensor
 
 from trm_lightning.errors import UserError
-from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.models import AR, LanguageModel, Recursive
 from trm_lightning.sampling.sample import Draw, sample, sample_batch
 
 V, L, C = 11, 12, 3
@@ -35,17 +35,17 @@ KINDS: dict[str, dict[str, str]] = {
 }  # fmt: skip
 
 
-def make_net(kind: str, **changes: Any) -> LanguageNet:
+def make_net(kind: str, **changes: Any) -> LanguageModel:
     torch.manual_seed(5)
     arguments = BASE | KINDS[kind] | changes
     if kind.startswith("ar"):
-        return spread(AutoregressiveNet(**arguments)).eval()
+        return spread(AR(**arguments)).eval()
     recursion = {"n_refinements": 1, "n_recursions": 1, "n_supervision": 2}
-    return spread(RecursiveNet(**({"chunk_size": C} | recursion | arguments))).eval()
+    return spread(Recursive(**({"chunk_size": C} | recursion | arguments))).eval()
 
 
 @pytest.fixture(params=KINDS)
-def net(request: pytest.FixtureRequest) -> LanguageNet:
+def net(request: pytest.FixtureRequest) -> LanguageModel:
     return make_net(request.param)
 
 
@@ -63,7 +63,7 @@ class Recorder(Draw):
         return super().__call__(log_probs)
 
 
-def sampled(net: LanguageNet, prompt: list[int], n: int) -> tuple[list[int], Tensor]:
+def sampled(net: LanguageModel, prompt: list[int], n: int) -> tuple[list[int], Tensor]:
     """Return n sampled ids and the distributions (n, V) that they were drawn from."""
     draw = Recorder(rng(3))
     blocks = sample_batch(net, torch.tensor([prompt], dtype=torch.long), n, draw)
@@ -71,14 +71,14 @@ def sampled(net: LanguageNet, prompt: list[int], n: int) -> tuple[list[int], Ten
     return ids, torch.cat(draw.given, dim=1)[0, :n]
 
 
-def windows(net: LanguageNet, text: list[int], n_prompt: int) -> Iterator[list[int]]:
+def windows(net: LanguageModel, text: list[int], n_prompt: int) -> Iterator[list[int]]:
     """Yield, for each token of ``text`` after the prompt, the window that ends with it.
 
     Written from the description of the rules, one token at a time.
     """
     begin = max(n_prompt - (L - 1), 0)
     for t in range(n_prompt, len(text)):
-        if isinstance(net, RecursiveNet):
+        if isinstance(net, Recursive):
             grid = n_prompt % C if net.factorization == "parallel" and n_prompt >= C else 0
             chunk_begin = (t - grid) // C * C + grid
             # With kept states the window stays where it is until it is full.
@@ -91,7 +91,7 @@ def windows(net: LanguageNet, text: list[int], n_prompt: int) -> Iterator[list[i
 
 @pytest.mark.parametrize("n_prompt", [0, 1, 5, L, 3 * L + 1])
 def test_each_token_is_drawn_from_the_distribution_that_scores_it(
-    net: LanguageNet, n_prompt: int
+    net: LanguageModel, n_prompt: int
 ) -> None:
     prompt = [1 + i * 7 % (V - 1) for i in range(n_prompt)]
     ids, drawn_from = sampled(net, prompt, 2 * L + 1)
@@ -103,7 +103,7 @@ def test_each_token_is_drawn_from_the_distribution_that_scores_it(
             torch.testing.assert_close(log_probs, expected, atol=1e-5, rtol=0)
 
 
-def test_the_comparison_above_notices_one_changed_token(net: LanguageNet) -> None:
+def test_the_comparison_above_notices_one_changed_token(net: LanguageModel) -> None:
     ids, drawn_from = sampled(net, [1, 2, 3], C)
     changed = torch.tensor([[1, 4, 3, *ids]])
     scorer = net if net.is_likelihood else net.without_answer()
@@ -154,7 +154,7 @@ def test_frequencies_of_chunks_agree_with_their_likelihood(kind: str) -> None:
     assert chi_square(frequencies(Draw(rng(), temperature=1.33)), likelihood) > 60.1
 
 
-def test_a_seed_determines_the_text_and_global_draws_stay_as_they_were(net: LanguageNet) -> None:
+def test_a_seed_determines_the_text_and_global_draws_stay_as_they_were(net: LanguageModel) -> None:
     before = torch.get_rng_state()
     first, again, other = (
         list(sample(net, [1], 20, generator=rng(seed))) for seed in (1, 1, 2)
@@ -199,11 +199,11 @@ def test_a_net_in_training_mode_is_refused() -> None:
         make_net("query_joint_parallel", window_size=4, chunk_size=2),
     ],
 )
-def test_the_smallest_windows(net: LanguageNet) -> None:
+def test_the_smallest_windows(net: LanguageModel) -> None:
     assert len(list(sample(net, [1, 2, 3], 6, generator=rng()))) == 6
 
 
-class PlainNet(LanguageNet):
+class PlainNet(LanguageModel):
     """A net of the user's own: nothing but scores."""
 
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:

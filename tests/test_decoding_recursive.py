@@ -9,7 +9,7 @@ from spread import spread
 from test_decoding import chi_square, rng
 from torch import Tensor
 
-from trm_lightning.models import RecursiveNet
+from trm_lightning.models import Recursive
 from trm_lightning.models.kv_cache import GrowingWindow
 from trm_lightning.sampling import speculative as recursive_decoding
 from trm_lightning.sampling.command import count_blocks
@@ -20,14 +20,14 @@ V, L = 7, 12
 N_TEXTS = 1400
 
 
-def make_net(chunk_size: int, **changes: Any) -> RecursiveNet:
+def make_net(chunk_size: int, **changes: Any) -> Recursive:
     torch.manual_seed(3)
     arguments: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 2,
         "n_heads": 2, "norm": "post", "attention": "recursive", "chunk_start": "query",
         "n_refinements": 1, "n_recursions": 1,
     }  # fmt: skip
-    return spread(RecursiveNet(**(arguments | {"chunk_size": chunk_size} | changes))).eval()
+    return spread(Recursive(**(arguments | {"chunk_size": chunk_size} | changes))).eval()
 
 
 def some_tokens(n_rows: int = 1) -> Tensor:
@@ -101,7 +101,7 @@ def test_a_token_runs_once(factorization: str) -> None:
 # Speculative sampling.
 
 
-def exact(net: RecursiveNet, prompt: list[int], n: int, draw: Draw) -> Tensor:
+def exact(net: Recursive, prompt: list[int], n: int, draw: Draw) -> Tensor:
     """Return the probability of each text of n tokens by the chain rule over ``log_probs``."""
     v = net.vocab_size
     texts = torch.tensor(list(itertools.product(range(v), repeat=n)))
@@ -111,7 +111,7 @@ def exact(net: RecursiveNet, prompt: list[int], n: int, draw: Draw) -> Tensor:
     return probs.gather(2, texts[:, :, None])[:, :, 0].prod(dim=1)
 
 
-def counted(net: RecursiveNet, prompt: list[int], n: int, draw: Draw, n_texts: int) -> Tensor:
+def counted(net: Recursive, prompt: list[int], n: int, draw: Draw, n_texts: int) -> Tensor:
     """Return how often each text of n tokens is written in ``n_texts`` calls."""
     powers = net.vocab_size ** torch.arange(n - 1, -1, -1)
     counts = torch.zeros(net.vocab_size**n)
@@ -198,7 +198,7 @@ def test_without_chance_both_ways_write_the_same(chunk_size: int, n_prompt: int)
     assert texts[0] == texts[1] and len(texts[0]) == 3 * L
 
 
-def refined(net: RecursiveNet, n_tokens: int, speculative: bool) -> float:
+def refined(net: Recursive, n_tokens: int, speculative: bool) -> float:
     """Return how often states are refined to write a text from nothing."""
     with count_blocks(net) as blocks:
         ids = list(sample(net, [], n_tokens, generator=rng(), speculative=speculative))
@@ -210,7 +210,7 @@ def refined(net: RecursiveNet, n_tokens: int, speculative: bool) -> float:
 def test_a_pass_over_what_has_halted_runs_all_blocks_but_the_last(
     bound: float, n_blocks: int
 ) -> None:
-    net = make_net(2, n_refinements=3, n_recursions=0, halt_below=bound)
+    net = make_net(2, n_refinements=3, n_recursions=0, exit_threshold=bound)
     with count_blocks(net) as blocks:
         ids = list(sample(net, [], L, generator=rng(), speculative=False))
     assert len(blocks) == len(ids) * n_blocks

@@ -18,14 +18,14 @@ from trm_lightning.data import (
     WordTokenizer,
 )
 from trm_lightning.errors import UserError
-from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AR, Recursive
 from trm_lightning.sampling.command import count_blocks, generate, text_pieces
 
 TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3
 NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads": 2}
 TRM = {"chunk_size": 2, "n_refinements": 2, "n_recursions": 1}
 SETTINGS: dict[str, Any] = {
-    "halt_below": None,
+    "exit_threshold": None,
     "prompt": "to be", "n_tokens": 30, "n_samples": 1, "temperature": 0.8, "top_k": None,
     "top_p": None, "seed": 1, "device": "cpu",
 }  # fmt: skip
@@ -34,7 +34,7 @@ SETTINGS: dict[str, Any] = {
 def make_run(folder: Path, **recursion: Any) -> Path:
     """Write an untrained run's last checkpoint, as training leaves it."""
     tokenizer = WordTokenizer(min_count=1).fit([TEXT], [])
-    kind = RecursiveNet if recursion else AutoregressiveNet
+    kind = Recursive if recursion else AR
     torch.manual_seed(0)
     net = kind(vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id, **NET, **recursion)
     target = f"trm_lightning.models.{kind.__name__}"
@@ -123,7 +123,7 @@ def test_the_last_line_says_what_looking_ahead_brings(
     # Without a latent of its own a refinement is one pass; halted, the second of two is not run.
     single = make_run(tmp_path / "single", **(ahead | {"n_recursions": 0}))
     for bound, passes in ((1e-9, "1.00"), (1e6, "0.50")):
-        run_generate(single, n_tokens=12, halt_below=bound)
+        run_generate(single, n_tokens=12, exit_threshold=bound)
         assert f", {passes} passes per token" in capsys.readouterr().err
     run_generate(make_run(tmp_path / "cached", **TRM))
     assert "per run" not in capsys.readouterr().err
@@ -135,7 +135,7 @@ def test_passes_are_those_of_the_encoder_and_of_the_refinements(
     attention: str, n_layers: int
 ) -> None:
     shape = NET | {"n_layers": n_layers, "vocab_size": 5, "start_token": 0}
-    net = RecursiveNet(**shape, **TRM, chunk_start="query", attention=attention).eval()
+    net = Recursive(**shape, **TRM, chunk_start="query", attention=attention).eval()
     with torch.no_grad(), count_blocks(net) as blocks:
         net.log_probs(torch.zeros(1, 2, dtype=torch.long))
     # Encode once; each of the chunk's 2 tokens takes 2 refinements of 1 + 1 passes.

@@ -18,7 +18,7 @@ from trm_lightning.cli.compose import conf_dir
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.leakage.command import audit_command
-from trm_lightning.models import AutoregressiveNet
+from trm_lightning.models import AR
 from trm_lightning.sampling.command import generate
 from trm_lightning.training import fit as training
 from trm_lightning.training.fit import train
@@ -28,9 +28,9 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:.*TensorFloat32 tensor cores.*"),
 ]
 
-PARALLEL = "trm_cached model.net.factorization=parallel"  # draws no random prefixes
-MODELS = ["ar", "trm", "trm model.net.chunk_size=1", PARALLEL]
-EXACT = ("float32_matmul=highest", "model.net.dropout=0")
+PARALLEL = "trm_cached model.factorization=parallel"  # draws no random prefixes
+MODELS = ["ar", "trm", "trm model.chunk_size=1", PARALLEL]
+EXACT = ("float32_matmul=highest", "model.dropout=0")
 
 
 def composed(command: str, *overrides: str) -> Any:
@@ -85,13 +85,13 @@ def test_half_the_bits_train_nearly_alike(configure: Configure, model: str, prec
     [
         ("ar", 5),
         ("trm", 5),
-        ("trm model.net.chunk_size=1 model.ema_decay=0.9", 5),
-        ("trm model.net.n_recursions=1 model.net.grad_refinements=1", 5),
+        ("trm model.chunk_size=1 model.ema_decay=0.9", 5),
+        ("trm model.n_recursions=1 model.backprop_depth=1", 5),
         ("trm optimizer=adamw", 5),
         (PARALLEL, 5),
         ("trm_cached", 0),
-        ("trm model.net.n_supervision=2", 0),
-        ("trm model.net.halt_below=0.1", 0),
+        ("trm model.n_supervision=2", 0),
+        ("trm model.exit_threshold=0.1", 0),
     ],
 )
 def test_a_step_replayed_as_a_graph_is_the_same_step(
@@ -107,7 +107,7 @@ def test_a_step_replayed_as_a_graph_is_the_same_step(
         torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(graph), replay(graph))
     )
     settings = ("trainer=gpu", f"precision={precision}", "float32_matmul=highest")
-    settings += (*chosen(model), "model.net.dropout=0.3")
+    settings += (*chosen(model), "model.dropout=0.3")
     without = configure(*settings, "cuda_graph=false", folder="plain")
     within = configure(*settings, "cuda_graph=true", folder="graphed")
     plain = train(without)
@@ -124,13 +124,13 @@ def test_a_step_replayed_as_a_graph_is_the_same_step(
 def test_a_step_that_cannot_be_recorded_is_told_of(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    forward = AutoregressiveNet.forward
+    forward = AR.forward
 
-    def waiting(net: AutoregressiveNet, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
+    def waiting(net: AR, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
         float(tokens.sum())
         return forward(net, tokens, first)
 
-    monkeypatch.setattr(AutoregressiveNet, "forward", waiting)
+    monkeypatch.setattr(AR, "forward", waiting)
     with pytest.raises(UserError, match="cannot be recorded") as error:
         train(configure("model=ar", "trainer=gpu"))
     assert "cuda_graph=false" in str(error.value)
@@ -149,7 +149,7 @@ def test_a_stopped_run_goes_on_with_the_same_random_numbers(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Sums on a GPU differ in their last bits from run to run, other dropout masks by far more."""
-    settings = ("model=trm", "trainer=gpu", "float32_matmul=highest", "model.net.dropout=0.3")
+    settings = ("model=trm", "trainer=gpu", "float32_matmul=highest", "model.dropout=0.3")
     straight, stopped = (configure(*settings, folder=name) for name in ("straight", "stopped"))
     train(straight)
     build = training.build_trainer
@@ -191,5 +191,5 @@ def test_scores_and_text_of_a_run_do_not_depend_on_the_device(
 @pytest.mark.parametrize(("model", "leaks"), [("ar", 0), ("trm", 0), ("leaky_chunk_mask", 1)])
 def test_the_audit_says_on_a_gpu_what_it_says_on_the_cpu(model: str, leaks: int) -> None:
     data = [override for override in TINY if "data." in override]
-    net = ["model.net.width=16", "model.net.n_heads=2", "train_steps=0", "device=cuda"]
+    net = ["model.width=16", "model.n_heads=2", "train_steps=0", "device=cuda"]
     assert bool(audit_command(composed("audit", f"model={model}", *data, *net))) == bool(leaks)

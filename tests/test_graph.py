@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from test_training import made
 from torch.optim import Optimizer
 
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
 from trm_lightning.training.cuda_graph import can_be_graphed
 from trm_lightning.training.fit import build_trainer
@@ -25,7 +25,7 @@ class Watching(L.Callback):
 
 @pytest.fixture
 def on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LanguageModule, "device", torch.device("cuda"))
+    monkeypatch.setattr(TrainingModule, "device", torch.device("cuda"))
 
 
 def decided(
@@ -34,8 +34,8 @@ def decided(
     _, module = made(cfg)
     trainer = build_trainer(cfg, module, list(callbacks))
     if optimizer is not None:
-        return can_be_graphed(trainer, module, optimizer(module.net.parameters(), lr=0.1))  # type: ignore[call-arg]
-    return can_be_graphed(trainer, module, module.make_optimizer(module.net))
+        return can_be_graphed(trainer, module, optimizer(module.model.parameters(), lr=0.1))  # type: ignore[call-arg]
+    return can_be_graphed(trainer, module, module.make_optimizer(module.model))
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
@@ -62,11 +62,11 @@ def test_what_every_run_calls_back_does_not_keep_it_from_a_graph(
 ) -> None:
     build, decisions = training.build_trainer, []
 
-    def watched(cfg: DictConfig, module: LanguageModule, callbacks: list[L.Callback]) -> L.Trainer:
+    def watched(cfg: DictConfig, module: TrainingModule, callbacks: list[L.Callback]) -> L.Trainer:
         trainer = build(cfg, module, callbacks)
         with monkeypatch.context() as patch:
-            patch.setattr(LanguageModule, "device", torch.device("cuda"))
-            optimizer = module.make_optimizer(module.net)
+            patch.setattr(TrainingModule, "device", torch.device("cuda"))
+            optimizer = module.make_optimizer(module.model)
             decisions.append(can_be_graphed(trainer, module, optimizer))
         return trainer
 
@@ -84,13 +84,13 @@ def test_a_cpu_has_no_graphs(configure: Configure) -> None:
     [
         (["model=ar"], True),
         (["model=trm"], True),
-        (["model=trm_cached", "model.net.factorization=parallel"], True),
+        (["model=trm_cached", "model.factorization=parallel"], True),
         (["model=trm_cached"], False),
-        (["model=trm", "model.net.n_supervision=2"], False),
-        (["model=trm", "model.net.halt_below=0.1"], False),
+        (["model=trm", "model.n_supervision=2"], False),
+        (["model=trm", "model.exit_threshold=0.1"], False),
     ],
 )
 def test_steps_are_alike_where_nothing_is_carried_drawn_or_decided(
     configure: Configure, settings: list[str], alike: bool
 ) -> None:
-    assert made(configure(*settings))[1].net.steps_alike == alike
+    assert made(configure(*settings))[1].net.cuda_graph_safe == alike

@@ -16,7 +16,7 @@ from trm_lightning.runs.load import load_run
 from trm_lightning.training.fit import train
 
 WARM = (
-    "model=trm_cached", "model.net.chunk_start=target", "model.net.factorization=parallel",
+    "model=trm_cached", "model.chunk_start=target", "model.factorization=parallel",
     "logger=tensorboard",
 )  # fmt: skip
 
@@ -62,7 +62,7 @@ def test_scores_of_training_and_of_the_command_agree(
 ) -> None:
     cfg = configure(f"model={model}", "model.ema_decay=0.8")
     final = train(cfg)["final"]["val/ppl"]
-    settings = {"run": f"{cfg.run_dir}/checkpoints/last.ckpt", "device": "cpu", "halt_below": None}
+    settings = {"run": f"{cfg.run_dir}/checkpoints/last.ckpt", "device": "cpu", "exit_threshold": None}
     again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}))
     assert again["scores"]["val/ppl"]["total_nats"] == pytest.approx(final["total_nats"], rel=1e-7)
     assert f"{final['perplexity']:.3f}" in capsys.readouterr().out
@@ -95,8 +95,8 @@ def test_a_random_text_scores_no_better_than_its_vocabulary(
         ("leak", "target", "parallel"),
     ):
         cfg = configure(
-            "model=trm_cached", f"model.net.chunk_start={start}",
-            f"model.net.factorization={factorization}", "budget.steps=60", "eval_every=60",
+            "model=trm_cached", f"model.chunk_start={start}",
+            f"model.factorization={factorization}", "budget.steps=60", "eval_every=60",
             *data, folder=name,
         )  # fmt: skip
         scores[name] = next(iter(train(cfg)["final"].values()))

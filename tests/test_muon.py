@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from trm_lightning.models import AutoregressiveNet
+from trm_lightning.models import AR
 from trm_lightning.optim.muon import hidden_matrices, orthogonalised
 from trm_lightning.optim.optimizers import muon
 
@@ -23,9 +23,9 @@ SETTINGS: dict[str, Any] = {
 }
 
 
-def small_net() -> AutoregressiveNet:
+def small_net() -> AR:
     torch.manual_seed(0)
-    return AutoregressiveNet(
+    return AR(
         vocab_size=11, start_token=0, window_size=8, width=16, n_layers=2, n_heads=2
     )
 
@@ -81,7 +81,7 @@ def test_matrices_learn_as_in_torchs_muon_and_the_rest_as_in_adamw() -> None:
 
 def test_the_vocabulary_is_not_orthogonalised() -> None:
     """Neither embeddings nor a head of their own; what a user's net has beside linear layers."""
-    net = AutoregressiveNet(
+    net = AR(
         vocab_size=11,
         start_token=0,
         window_size=8,
@@ -105,7 +105,7 @@ def test_the_vocabulary_is_not_orthogonalised() -> None:
 
 def test_a_block_that_runs_four_times_takes_steps_half_as_long(configure: Configure) -> None:
     rates = []
-    for passes in ("model.net.n_refinements=1", "model.net.n_refinements=4"):
+    for passes in ("model.n_refinements=1", "model.n_refinements=4"):
         cfg = configure("model=trm", "optimizer=muon", passes)
         net = instantiate(cfg.model.net, vocab_size=11, start_token=0)
         groups = instantiate(cfg.optimizer)(net).param_groups

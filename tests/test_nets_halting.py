@@ -14,7 +14,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.leakage.audit import audit
 from trm_lightning.leakage.verdict import decoder
-from trm_lightning.models import RecursiveNet
+from trm_lightning.models import Recursive
 from trm_lightning.models.kv_cache import GrowingWindow
 from trm_lightning.training.fit import train
 
@@ -33,14 +33,14 @@ KINDS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-def make_net(kind: str, halt_below: float | None, **changes: Any) -> RecursiveNet:
+def make_net(kind: str, exit_threshold: float | None, **changes: Any) -> Recursive:
     torch.manual_seed(3)
     arguments: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 1,
         "n_heads": 2, "norm": "post", "chunk_size": 3, "n_refinements": DEPTH,
-        "n_recursions": 0, "grad_refinements": DEPTH,
+        "n_recursions": 0, "backprop_depth": DEPTH,
     }  # fmt: skip
-    return spread(RecursiveNet(**(arguments | KINDS[kind] | changes), halt_below=halt_below)).eval()
+    return spread(Recursive(**(arguments | KINDS[kind] | changes), exit_threshold=exit_threshold)).eval()
 
 
 def some_tokens(n_rows: int = 4) -> Tensor:
@@ -67,7 +67,7 @@ def test_a_bound_that_all_pass_leaves_one_refinement(kind: str) -> None:
     assert bool((at_once.depths(tokens) == 1).all())
 
 
-def between(kind: str) -> RecursiveNet:
+def between(kind: str) -> Recursive:
     """A net some of whose chunks halt before the last refinement."""
     return make_net(kind, 0.25 if kind.startswith("recursive") else 0.1)
 
@@ -131,7 +131,7 @@ def test_a_window_read_in_parts_halts_as_a_whole_one_does(name: str, parts: list
     torch.testing.assert_close(scores, net.log_probs(tokens), atol=1e-5, rtol=0)
 
 
-def block_calls(net: RecursiveNet, tokens: Tensor) -> int:
+def block_calls(net: Recursive, tokens: Tensor) -> int:
     calls = []
     handle = net.blocks[0].register_forward_hook(lambda *_: calls.append(None))
     net(tokens)
@@ -149,7 +149,7 @@ def test_what_has_halted_gets_no_gradient_from_later_passes() -> None:
     """In training the loss is that of the answer at which a chunk stopped."""
     tokens = some_tokens()
     nets = [make_net("recursive", 1e6), make_net("recursive", None, n_refinements=1,
-                                                 grad_refinements=1)]  # fmt: skip
+                                                 backprop_depth=1)]  # fmt: skip
     for net in nets:
         net.train()
         net.cross_entropy(net(tokens).answer.flatten(0, 1), tokens.flatten()).backward()
@@ -161,20 +161,20 @@ def test_what_has_halted_gets_no_gradient_from_later_passes() -> None:
 def test_a_halting_run_says_how_deep_it_went(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = configure("model=trm", "model.net.n_refinements=4", "model.net.halt_below=0.3")
+    cfg = configure("model=trm", "model.n_refinements=4", "model.exit_threshold=0.3")
     train(cfg)
     capsys.readouterr()
     settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
-    content = evaluate(OmegaConf.create({**settings, "halt_below": None}))
-    assert content["halt_below"] == 0.3 and 1 <= content["mean_depth"] <= 4
+    content = evaluate(OmegaConf.create({**settings, "exit_threshold": None}))
+    assert content["exit_threshold"] == 0.3 and 1 <= content["mean_depth"] <= 4
     assert f"Refinements per token: {content['mean_depth']:.2f}" in capsys.readouterr().out
     # Another bound than in training: all stop at once, none does.
     at_once, never = (
-        evaluate(OmegaConf.create({**settings, "halt_below": bound})) for bound in (1e6, 1e-9)
+        evaluate(OmegaConf.create({**settings, "exit_threshold": bound})) for bound in (1e6, 1e-9)
     )
     assert (at_once["mean_depth"], never["mean_depth"]) == (1, 4)
-    with pytest.raises(UserError, match="halt_below"):
-        evaluate(OmegaConf.create({**settings, "halt_below": 0}))
+    with pytest.raises(UserError, match="exit_threshold"):
+        evaluate(OmegaConf.create({**settings, "exit_threshold": 0}))
 
 
 def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
@@ -182,7 +182,7 @@ def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
     train(cfg)
     settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
     with pytest.raises(UserError, match="refines nothing"):
-        evaluate(OmegaConf.create({**settings, "halt_below": 0.1}))
+        evaluate(OmegaConf.create({**settings, "exit_threshold": 0.1}))
 
 
 def test_halting_does_not_go_over_supervision_steps() -> None:
@@ -192,5 +192,5 @@ def test_halting_does_not_go_over_supervision_steps() -> None:
 
 @pytest.mark.parametrize("below", [0.0, -1.0])
 def test_a_bound_must_be_over_zero(below: float) -> None:
-    with pytest.raises(UserError, match="halt_below"):
+    with pytest.raises(UserError, match="exit_threshold"):
         make_net("recursive", below)

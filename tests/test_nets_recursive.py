@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm_lightning.models import RecursiveNet
+from trm_lightning.models import Recursive
 
 Weights = dict[str, Tensor]
 HEADS = 2
@@ -50,7 +50,7 @@ def plain_block(rows: list[Tensor], seen: list[list[int]], w: Weights, b: str) -
     return out
 
 
-def plain_logits(known: list[int], offset: int, w: Weights, net: RecursiveNet) -> Tensor:
+def plain_logits(known: list[int], offset: int, w: Weights, net: Recursive) -> Tensor:
     """Logits of the token after ``known`` (offset 0), or ``offset`` further in its chunk.
 
     Rows are named (position, looks ahead) and made from ``known`` alone.
@@ -91,12 +91,12 @@ def plain_logits(known: list[int], offset: int, w: Weights, net: RecursiveNet) -
 def test_each_token_is_predicted_from_the_tokens_before_alone(
     chunk_size: int, n_refinements: int, factorization: str
 ) -> None:
-    net = RecursiveNet(
+    net = Recursive(
         **SMALL,
         chunk_size=chunk_size,
         n_refinements=n_refinements,
         n_recursions=2,
-        grad_refinements=n_refinements,
+        backprop_depth=n_refinements,
         factorization=factorization,
     )
     w = randomised(net)
@@ -125,7 +125,7 @@ def test_each_token_is_predicted_from_the_tokens_before_alone(
 
 def test_the_look_ahead_is_the_other_factorization() -> None:
     """What is supervised beside the scores are the scores of the same net in parallel."""
-    net = RecursiveNet(**SMALL, chunk_size=3, n_refinements=1, n_recursions=1)
+    net = Recursive(**SMALL, chunk_size=3, n_refinements=1, n_recursions=1)
     tokens = torch.randint(11, (2, 12), generator=torch.Generator().manual_seed(3))
     refined = net.eval()(tokens, first=4)
     assert refined.drafted.tolist() == [0, 1, 3, 4, 6, 7]

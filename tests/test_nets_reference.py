@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AR, Recursive
 
 Weights = dict[str, Tensor]
 SMALL = {"vocab_size": 11, "start_token": 1, "width": 16, "n_layers": 2, "n_heads": 4}
@@ -80,7 +80,7 @@ def randomised(net: torch.nn.Module) -> Weights:
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
 def test_joint_warm_start_is_the_sources_function(n_layers: int, chunk_size: int) -> None:
     settings = SMALL | {"n_layers": n_layers, "window_size": 6 + chunk_size}
-    net = RecursiveNet(
+    net = Recursive(
         **settings,
         chunk_size=chunk_size,
         n_refinements=3,
@@ -105,8 +105,8 @@ def test_joint_warm_start_is_the_sources_function(n_layers: int, chunk_size: int
 def test_more_gradient_would_be_noticed() -> None:
     """The gradient check above can tell which refinements carry gradient."""
     gradients = []
-    for grad_refinements in (1, 3):
-        net = RecursiveNet(
+    for backprop_depth in (1, 3):
+        net = Recursive(
             **SMALL,
             window_size=8,
             chunk_size=2,
@@ -115,7 +115,7 @@ def test_more_gradient_would_be_noticed() -> None:
             chunk_start="target",
             attention="joint",
             factorization="parallel",
-            grad_refinements=grad_refinements,
+            backprop_depth=backprop_depth,
         )
         randomised(net)
         tokens = torch.arange(8)[None]
@@ -127,7 +127,7 @@ def test_more_gradient_would_be_noticed() -> None:
 
 
 def test_baseline_is_a_causal_transformer() -> None:
-    net = AutoregressiveNet(**SMALL, window_size=7)
+    net = AR(**SMALL, window_size=7)
     w = randomised(net)
     tokens = torch.randint(11, (7,), generator=torch.Generator().manual_seed(1))
     inputs = torch.cat((torch.tensor([1]), tokens[:-1]))
@@ -137,7 +137,7 @@ def test_baseline_is_a_causal_transformer() -> None:
     torch.testing.assert_close(net.logits(net(tokens[None]))[0], expected, rtol=0, atol=1e-9)
 
 
-def plain_cached_trm(tokens: Tensor, w: Weights, net: RecursiveNet, n_known: int) -> Tensor:
+def plain_cached_trm(tokens: Tensor, w: Weights, net: Recursive, n_known: int) -> Tensor:
     """One chunk of a ``cached`` draft net, its context encoded alone: logits (C, V).
 
     ``tokens`` holds the context and the ``n_known`` first tokens of the chunk, nothing else.
@@ -186,7 +186,7 @@ def plain_cached_trm(tokens: Tensor, w: Weights, net: RecursiveNet, n_known: int
 @pytest.mark.parametrize("factorization", ["parallel", "left_to_right"])
 def test_cached_chunks_of_a_window_equal_each_chunk_alone(factorization: str) -> None:
     """All chunks at once under a mask give what each gives with its context alone."""
-    net = RecursiveNet(
+    net = Recursive(
         **SMALL,
         window_size=9,
         chunk_size=3,

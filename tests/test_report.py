@@ -54,7 +54,7 @@ RESULTS: dict[str, Any] = {
     "eval_window": 64, "eval_stride": 32, "final": {"val/ppl": SCORE},
     "best": {"val/ppl": {"perplexity": 41.5, "step": 30}}, "test": {},
     "environment": ENVIRONMENT,
-    "config": {"model": {"net": {"_target_": "trm_lightning.models.AutoregressiveNet"}}, "seed": 1},
+    "config": {"model": {"net": {"_target_": "trm_lightning.models.AR"}}, "seed": 1},
 }  # fmt: skip
 CHECKS = [
     {"name": "gradient", "passed": True, "detail": "depends on what is before", "position": None},
@@ -126,7 +126,7 @@ def test_a_run_report_holds_what_was_measured(tmp_path: Path) -> None:
             assert shown.lower() in text.lower(), shown
         assert "likelihood" not in text.lower().replace("likelihoods", "")
     assert "python -m trm_lightning.train model=ar 'data.path=my text.txt'" in markdown
-    assert "_target_: trm_lightning.models.AutoregressiveNet" in markdown
+    assert "_target_: trm_lightning.models.AR" in markdown
     figures = {f"learning_{x}.{kind}" for x in ("tokens", "seconds") for kind in ("png", "svg")}
     assert {path.name for path in (run / "figures").iterdir()} == figures
     for link in re.findall(r"\]\((figures/[^)]+)\)", markdown):
@@ -257,7 +257,7 @@ def make_long_report(folder: Path) -> Path:
     figure, axes = new_axes("A title", "x", "y")
     add_line(axes, 0, [1, 2], [1.0, 2.0], "a line")
     wide = Table("Wide", ["column"] * 20, [["1,234,567"] * 20])
-    code = Listing("Command", "python -m trm_lightning.train " + "model.net.width=123," * 20)
+    code = Listing("Command", "python -m trm_lightning.train " + "model.width=123," * 20)
     plot = Picture("plot", "A caption.", figure, wide=True)
     section = Section("Section", "word " * 100 + "w" * 300, [plot], [wide], [code], ["p " * 99])
     numbers = [Number("n" * 40, "1,234,567.89")] * 7
@@ -398,7 +398,7 @@ def test_a_comparison_without_a_finished_run_is_told(tmp_path: Path) -> None:
 
 def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) -> None:
     cfg = configure(
-        "model=trm", "model.net.chunk_size=2", "model.net.n_refinements=2", "budget.steps=4"
+        "model=trm", "model.chunk_size=2", "model.n_refinements=2", "budget.steps=4"
     )
     train(cfg)
     run = Path(cfg.run_dir)
@@ -413,7 +413,7 @@ def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) 
         "depth": 3,
         "max_tokens": 200,
         "ablations": True,
-        "halt_below": [0.1],
+        "exit_threshold": [0.1],
     }
     analyze(OmegaConf.create(settings | {"device": "cpu"}))
     for folder in (run, run / "analysis"):

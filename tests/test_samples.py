@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule
-from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AR, Recursive
 from trm_lightning.optim.optimizers import adamw, constant
 from trm_lightning.reports.refinement_figure import refinement_figure, visible
 from trm_lightning.sampling.sample import sample
-from trm_lightning.training import ARModule, LanguageModule, TRMModule
+from trm_lightning.training import TrainingModule, TrainingModule, TrainingModule
 from trm_lightning.training.callbacks import Samples
 
 TEXT = "a rose is a rose\nis a rose $x$ \\alpha_ " * 8
@@ -45,7 +45,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TextDataModule:
     return data
 
 
-def make_module(recursive: bool) -> LanguageModule:
+def make_module(recursive: bool) -> TrainingModule:
     torch.manual_seed(1)
     decay = {"weight_decay": 0.1, "betas": (0.9, 0.99), "decay_matrices_only": True}
     settings: dict[str, Any] = {
@@ -55,17 +55,17 @@ def make_module(recursive: bool) -> LanguageModule:
         "ema_decay": 0.9,
     }
     if recursive:
-        net = RecursiveNet(**NET, chunk_size=4, n_refinements=2, n_recursions=1)
-        module: LanguageModule = TRMModule(net, **settings)
+        net = Recursive(**NET, chunk_size=4, n_refinements=2, n_recursions=1)
+        module: TrainingModule = TrainingModule(net, **settings)
     else:
-        module = ARModule(AutoregressiveNet(**NET), **settings)
+        module = TrainingModule(AR(**NET), **settings)
     module.total_steps = STEPS
     return module
 
 
 def fit(
     data: TextDataModule, recursive: bool, callbacks: list[L.Callback], logger: Any = False
-) -> LanguageModule:
+) -> TrainingModule:
     module = make_module(recursive)
     trainer = L.Trainer(
         accelerator="cpu", max_steps=STEPS, val_check_interval=2, check_val_every_n_epoch=None,
@@ -134,7 +134,7 @@ def test_the_averaged_weights_are_sampled(tmp_path: Path, data: TextDataModule) 
         return (tmp_path / name).read_text(encoding="utf-8")
 
     averaged = text("averaged")
-    for parameter in module.net.parameters():
+    for parameter in module.model.parameters():
         parameter.data.neg_()
     assert text("same") == averaged
     assert module.ema is not None
@@ -155,10 +155,10 @@ def test_nothing_is_done_where_nothing_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def make_net(**changes: Any) -> RecursiveNet:
+def make_net(**changes: Any) -> Recursive:
     torch.manual_seed(3)
     arguments = NET | {"chunk_size": 4, "n_refinements": 3, "n_recursions": 1} | changes
-    return RecursiveNet(**arguments).eval()
+    return Recursive(**arguments).eval()
 
 
 @pytest.mark.parametrize("n_supervision", [1, 2, 8])

@@ -16,12 +16,12 @@ from omegaconf import DictConfig
 
 from trm_lightning.errors import UserError
 from trm_lightning.runs.load import load_run, read_checkpoint
-from trm_lightning.training import TRMModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
 from trm_lightning.training.callbacks import Checkpoints
 from trm_lightning.training.fit import build_module, total_steps, train
 
-PARALLEL = ("model=trm_cached", "model.net.factorization=parallel", "model.net.dropout=0")
+PARALLEL = ("model=trm_cached", "model.factorization=parallel", "model.dropout=0")
 
 
 def made(cfg: DictConfig) -> tuple[Any, Any]:
@@ -33,22 +33,22 @@ def made(cfg: DictConfig) -> tuple[Any, Any]:
     return data, build_module(cfg, data)
 
 
-@pytest.mark.parametrize("grad_refinements", [1, 2])
+@pytest.mark.parametrize("backprop_depth", [1, 2])
 def test_supervision_loop_equals_a_plain_torch_loop(
-    configure: Configure, grad_refinements: int
+    configure: Configure, backprop_depth: int
 ) -> None:
     """Four supervision steps on each of two batches, written out without Lightning."""
     cfg = configure(
         *PARALLEL,
-        "model.net.n_supervision=4",
+        "model.n_supervision=4",
         "schedule.warmup_steps=3",
         "schedule=constant",
         "optimizer=adamw",
-        f"model.net.grad_refinements={grad_refinements}",
-        "model.net.chunk_start=query",
+        f"model.backprop_depth={backprop_depth}",
+        "model.chunk_start=query",
     )
     data, module = made(cfg)
-    net = copy.deepcopy(module.net)
+    net = copy.deepcopy(module.model)
     parameters = [p for p in net.parameters() if p.requires_grad]
     matrices = [p for p in parameters if p.dim() >= 2]
     vectors = [p for p in parameters if p.dim() < 2]
@@ -85,11 +85,11 @@ def test_supervision_loop_equals_a_plain_torch_loop(
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
     moved = {
         name
-        for name, p in module.net.named_parameters()
+        for name, p in module.model.named_parameters()
         if not torch.equal(p, trained[f"net.{name}"])
     }
     assert moved == with_gradient
-    assert ("query" in with_gradient) == (grad_refinements == 2)
+    assert ("query" in with_gradient) == (backprop_depth == 2)
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
@@ -97,9 +97,9 @@ def test_the_look_ahead_counts_as_much_as_the_config_says(
     configure: Configure, weight: float
 ) -> None:
     """The loss again, from how each factorization scores the batch."""
-    cfg = configure("model=trm", "model.earlier_weight=0", f"model.draft_weight={weight}")
+    cfg = configure("model=trm", "model.intermediate_loss_weight=0", f"model.lookahead_loss_weight={weight}")
     data, module = made(cfg)
-    tokens, net = next(iter(data.train_batches(1))), module.net.eval()
+    tokens, net = next(iter(data.train_batches(1))), module.model.eval()
     nats = {}
     for net.factorization in ("parallel", "left_to_right"):
         chosen = net.log_probs(tokens).gather(2, tokens[:, :, None])[:, :, 0]
@@ -110,29 +110,29 @@ def test_the_look_ahead_counts_as_much_as_the_config_says(
     torch.testing.assert_close(supervised.nats, nats["left_to_right"].mean())
 
 
-@pytest.mark.parametrize(("attention", "grad_refinements"), [("recursive", 3), ("cached", 2)])
+@pytest.mark.parametrize(("attention", "backprop_depth"), [("recursive", 3), ("cached", 2)])
 def test_earlier_answers_count_as_much_as_the_config_says(
-    configure: Configure, attention: str, grad_refinements: int
+    configure: Configure, attention: str, backprop_depth: int
 ) -> None:
     """The loss again, from the scores at each depth; what carries no gradient does not count."""
     model = "trm" if attention == "recursive" else "trm_cached"
     cfg = configure(
-        f"model={model}", "model.net.n_refinements=3", "model.draft_weight=0",
-        "model.earlier_weight=0.25", "model.net.factorization=parallel",
-        f"model.net.grad_refinements={grad_refinements}", "model.net.dropout=0",
+        f"model={model}", "model.n_refinements=3", "model.lookahead_loss_weight=0",
+        "model.intermediate_loss_weight=0.25", "model.factorization=parallel",
+        f"model.backprop_depth={backprop_depth}", "model.dropout=0",
     )  # fmt: skip
     data, module = made(cfg)
     tokens = next(iter(data.train_batches(1)))
-    scores = module.net.eval().log_probs_at(tokens, [1, 2, 3])
+    scores = module.model.eval().log_probs_at(tokens, [1, 2, 3])
     nats = [-s.gather(2, tokens[:, :, None]).mean() for s in scores]
-    expected = nats[2] + 0.25 * sum(nats[3 - grad_refinements : 2])
+    expected = nats[2] + 0.25 * sum(nats[3 - backprop_depth : 2])
     supervised = module.train().supervision_step(tokens, None)
     torch.testing.assert_close(supervised.loss, expected)
     torch.testing.assert_close(supervised.nats, nats[2])
 
 
 def test_max_steps_counts_optimizer_steps_exactly(configure: Configure) -> None:
-    cfg = configure("model=trm", "model.net.n_supervision=4", "budget.steps=10")
+    cfg = configure("model=trm", "model.n_supervision=4", "budget.steps=10")
     results = train(cfg)
     checkpoint = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
     assert results["optimizer_steps"] == 10
@@ -181,7 +181,7 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 RESUMABLE = {
     "ar": ("model=ar", "model.ema_decay=0.9"),
-    "trm": ("model=trm", "model.ema_decay=0.9", "model.net.n_supervision=2"),
+    "trm": ("model=trm", "model.ema_decay=0.9", "model.n_supervision=2"),
 }
 
 
@@ -196,7 +196,7 @@ def test_resume_continues_bit_for_bit(
     as step 7 or 8 ends, and the validation due after step 8 is still made; the kill loses the
     steps since step 4.
     """
-    settings = (*RESUMABLE[model], "budget.steps=12", "model.net.dropout=0.3")
+    settings = (*RESUMABLE[model], "budget.steps=12", "model.dropout=0.3")
     straight = configure(*settings, folder="straight")
     train(straight)
 
@@ -256,7 +256,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(configure: Configure) -> None:
     """The step is named, and the checkpoint from before can still be used."""
     cfg = configure(
         "model=ar",
-        "model.net.norm=pre",
+        "model.norm=pre",
         "model.grad_clip=null",
         "optimizer.lr=1e18",
         "schedule=constant",
@@ -323,7 +323,7 @@ def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) 
     """
     seen: list[float] = []
 
-    class Watching(TRMModule):
+    class Watching(TrainingModule):
         def supervision_step(self, tokens: torch.Tensor, state: Any) -> Any:
             probe = torch.ones(1, self.net.width, device=tokens.device)
             seen.append(float(self.net.logits(probe.to(self.dtype)).float().abs().sum()))
@@ -332,15 +332,15 @@ def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) 
     cfg = configure(
         *PARALLEL,
         f"precision={precision}",
-        "model.net.n_supervision=4",
+        "model.n_supervision=4",
         "optimizer.lr=0.1",
-        "model.net.grad_refinements=1",
+        "model.backprop_depth=1",
         "schedule=constant",
         "schedule.warmup_steps=0",
     )
     before = dict(made(cfg)[1].net.named_parameters())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trm_lightning.training.TRMModule", Watching)
+        patch.setattr("trm_lightning.training.TrainingModule", Watching)
         train(cfg)
     assert len(set(seen)) == len(seen) == 8
     after = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]

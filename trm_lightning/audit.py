@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> float:
 
     Examples:
         trm-audit run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
-        trm-audit model=trm data=shakespeare_word model.net.factorization=parallel
+        trm-audit model=trm data=shakespeare_word model.factorization=parallel
         trm-audit model=leaky_chunk_mask
         trm-audit run=outputs/… json=audit.json
         trm-audit --multirun model=ar,trm

@@ -15,7 +15,7 @@ def main(cfg: DictConfig) -> None:
 
     Examples:
         trm-compare data=shakespeare_word models=[ar,trm] seeds=5 budget.tokens=10_000_000
-        trm-compare data=builtin_word model.net.width=64 parity=seconds budget.seconds=600
+        trm-compare data=builtin_word model.width=64 parity=seconds budget.seconds=600
         trm-compare compare=sources_word seeds=1 scale=0.04
         trm-compare runs=[outputs/…,outputs/…]
     """

@@ -1,7 +1,7 @@
 """An analysis from its composed config to ``analysis.json`` and figures."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,9 @@ import torch
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.analysis.halting import check_bounds, score_halting
+from trm_lightning.analysis.early_exit import check_thresholds, score_early_exit
 from trm_lightning.analysis.measure import (
     Measurement,
-    ablations,
-    check_same_as_scored,
     open_windows,
     token_labels,
 )
@@ -25,7 +23,7 @@ from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.evaluation.likelihood import safe_exp
 from trm_lightning.files import write_json
-from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.reports.analysis_figures import analysis_figures
 from trm_lightning.reports.plots import save_figure
 from trm_lightning.reports.refinement_figure import refinement_figure
@@ -35,8 +33,8 @@ from trm_lightning.runs.results import MEANINGS
 FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8
 _RECURSION = (
-    "n_supervision", "n_refinements", "n_recursions", "scoring_depth", "chunk_size",
-    "chunk_start", "attention", "factorization", "grad_refinements",
+    "n_supervision", "n_recursions", "scoring_depth", "supervised_depths", "chunk_size",
+    "factorization",
 )  # fmt: skip
 
 
@@ -49,56 +47,58 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a missing run or split, other data, settings out of range.
     """
-    check_bounds(cfg.halt_below)
+    check_thresholds(cfg.exit_thresholds)
     run = load_run(cfg.run, find_device(cfg.device))
-    bounds = set(cfg.halt_below)
-    if isinstance(run.net, RecursiveNet):
-        bounds |= {run.net.halt_below} - {None}
+    thresholds = set(cfg.exit_thresholds)
+    if run.model.exit_threshold is not None:
+        thresholds.add(run.model.exit_threshold)
         # Depth is looked at one by one: nothing may stop before.
-        run = replace(run, net=run.net.halting_below(None))
-    depth = _depth(run.net, cfg.depth)
+        run = replace(run, model=run.model.with_exit_threshold(None))
+    model = run.model
+    depth = _depth(model, cfg.depth)
     data = open_data(run)
     windows = open_windows(data, cfg.split, cfg.max_tokens)
-    check_same_as_scored(run.net, windows)
-    measurement = Measurement(run.net, depth, token_labels(data, cfg.split, windows.tokens))
+    measurement = Measurement(model, depth, token_labels(data, cfg.split, windows.tokens))
     measurement.run(_with_bar(windows, f"measuring {depth} refinements" if depth else "measuring"))
     content = {
         "kind": "analysis",
         **_described(run, data, cfg.split, windows),
-        "steps": _steps(run.net, measurement),
+        "steps": _steps(model, measurement),
         "groups": {
-            name: group.rows(measure_of(run.net)) for name, group in measurement.groups.items()
+            name: group.rows(measure_of(model)) for name, group in measurement.groups.items()
         },
-        "ablations": _score_ablations(run.net, windows) if cfg.ablations else [],
-        "halting": _score_halting(run.net, sorted(bounds), windows),
+        "ablations": _score_ablations(model, windows) if cfg.ablations else [],
+        "early_exit": (
+            score_early_exit(model, sorted(thresholds), windows) if model.scoring_depth > 1 else []
+        ),
         "environment": environment(),
     }
     folder = run.folder / FOLDER
     folder.mkdir(exist_ok=True)
     for name, figure in analysis_figures(content).items():
         save_figure(figure, folder / name)
-    if isinstance(run.net, RecursiveNet):
-        window = torch.from_numpy(np.asarray(windows.tokens[: run.net.window_size], np.int64))
-        figure = refinement_figure(run.net, run.tokenizer, window, N_HEAT_MAP_TOKENS)
+    if model.scoring_depth:
+        window = torch.from_numpy(np.asarray(windows.tokens[: model.window_size], np.int64))
+        figure = refinement_figure(model, run.tokenizer, window, N_HEAT_MAP_TOKENS)
         save_figure(figure, folder / "refinement")
     write_json(folder / "analysis.json", content)
     print(_summary(content, folder))
     return content
 
 
-def measure_of(net: LanguageNet) -> str:
-    """Return what the number that a net is scored by is called, a key of MEANINGS."""
-    return next(iter(net.scorers()))
+def measure_of(model: LanguageModel) -> str:
+    """Return what the number that a model is scored by is called, a key of MEANINGS."""
+    return next(iter(model.scorers()))
 
 
-def _depth(net: LanguageNet, depth: int | None) -> int:
-    if not isinstance(net, RecursiveNet):
+def _depth(model: LanguageModel, depth: int | None) -> int:
+    if not model.scoring_depth:
         return 0
     if depth is None:
-        return 2 * net.scoring_depth
-    if depth < net.scoring_depth:
+        return 2 * model.scoring_depth
+    if depth < model.scoring_depth:
         raise UserError(
-            f"depth must be at least {net.scoring_depth}, the refinements that this model is "
+            f"depth must be at least {model.scoring_depth}, the refinements that this model is "
             f"scored with (is {depth}).",
             "Leave it out for twice as many.",
         )
@@ -112,7 +112,7 @@ def _with_bar(windows: EvalWindows, what: str) -> Iterable[tuple[torch.Tensor, i
 def _described(
     run: LoadedRun, data: TextDataModule, split: str, windows: EvalWindows
 ) -> dict[str, Any]:
-    net = run.net
+    model = run.model
     whole, floor = data.splits[split], data.splits[split].entropy_floor_nats
     described: dict[str, Any] = {
         "run": str(run.folder),
@@ -126,56 +126,47 @@ def _described(
         "whole_split": len(windows.tokens) == whole.n_tokens,
         "window": windows.window_size,
         "stride": windows.stride,
-        "net": type(net).__name__,
-        "parameters": net.n_parameters(),
-        "is_likelihood": measure_of(net).startswith("ppl"),  # a net that leaks has none either
-        "measure": measure_of(net),
-        "meaning": MEANINGS[measure_of(net)],
+        "net": type(model).__name__,
+        "parameters": model.n_parameters(),
+        "is_likelihood": measure_of(model).startswith("ppl"),  # a model that leaks has none either
+        "measure": measure_of(model),
+        "meaning": MEANINGS[measure_of(model)],
         "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
     }
-    if isinstance(net, RecursiveNet):
-        trained = run.config.model
+    if model.scoring_depth:
         described["recursion"] = {
-            **{name: getattr(net, name) for name in _RECURSION},
-            "earlier_weight": trained.get("earlier_weight", 0.0),
-            "halt_below": trained.net.get("halt_below"),
+            **{name: getattr(model, name) for name in _RECURSION},
+            "n_refinements": model.scoring_depth // model.n_supervision,
+            "exit_threshold": run.config.model.get("exit_threshold"),
         }
     return described
 
 
-def _steps(net: LanguageNet, measurement: Measurement) -> list[dict[str, Any]]:
+def _steps(model: LanguageModel, measurement: Measurement) -> list[dict[str, Any]]:
     """Return the rows of the table, with the supervision step that each belongs to."""
     rows = []
     for row in measurement.sums.rows():
         place: dict[str, Any] = {}
-        if isinstance(net, RecursiveNet):
+        if model.scoring_depth:
+            per_step = model.scoring_depth // model.n_supervision
             place = {
-                "supervision_step": math.ceil(row["refinement"] / net.n_refinements),
-                "beyond_training": row["refinement"] > net.scoring_depth,
+                "supervision_step": math.ceil(row["refinement"] / per_step),
+                "beyond_training": row["refinement"] > model.scoring_depth,
             }
-        rows.append(place | row | {measure_of(net): safe_exp(row["nats_per_token"])})
+        rows.append(place | row | {measure_of(model): safe_exp(row["nats_per_token"])})
     return rows
 
 
-def _score_ablations(net: LanguageNet, windows: EvalWindows) -> list[dict[str, Any]]:
-    device = next(net.parameters()).device
+def _score_ablations(model: LanguageModel, windows: EvalWindows) -> list[dict[str, Any]]:
+    device = next(model.parameters()).device
     rows = []
-    for name, (meaning, log_probs) in ablations(net).items():
+    for name, (meaning, log_probs) in model.ablations().items():
         total = score_windows(log_probs, _with_bar(windows, name), device)
         nats = total.nats / total.tokens
-        kind = "ppl_without_answer" if name == "without the answer" else measure_of(net)
+        kind = "ppl_without_answer" if name == "without the answer" else measure_of(model)
         row = {"name": name, "meaning": meaning, "measure": kind}
         rows.append(row | {"nats_per_token": nats, "value": safe_exp(nats)})
     return rows
-
-
-def _score_halting(
-    net: LanguageNet, bounds: Sequence[float], windows: EvalWindows
-) -> list[dict[str, Any]]:
-    """Return perplexity and mean depth by halting bound; nothing for a net of fixed depth."""
-    if not isinstance(net, RecursiveNet) or net.scoring_depth == 1:
-        return []
-    return score_halting(net, list(bounds), windows)
 
 
 def _summary(content: dict[str, Any], folder: Path) -> str:
@@ -188,9 +179,9 @@ def _summary(content: dict[str, Any], folder: Path) -> str:
         lines.append(f"  refinement {row['refinement']:3d} {row[measure]:12.3f}{beyond}")
     lines += [f"  {row['name']:24s} {row['value']:10.3f}" for row in content["ablations"]]
     lines += [
-        f"  halting below {row['halt_below']:<6g} {row[measure]:12.3f}"
+        f"  exit below {row['exit_threshold']:<9g} {row[measure]:12.3f}"
         f"   {row['mean_depth']:.2f} refinements per token"
-        for row in content["halting"]
+        for row in content["early_exit"]
     ]
     return "\n".join([*lines, f"Written to {folder}"])
 

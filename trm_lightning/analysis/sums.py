@@ -9,32 +9,32 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm_lightning.analysis.unroll import Reading
 from trm_lightning.evaluation.likelihood import safe_exp
-from trm_lightning.models import LanguageNet
+from trm_lightning.models import Reading
 
 Place = tuple[int, int]  # refinement and recursion of a reading
 
 
 @dataclass(frozen=True)
 class Guess:
-    """A reading as predictions; later ones are compared with it."""
+    """A reading as predictions of N tokens; later ones are compared with it."""
 
-    reading: Reading
+    refinement: int
     log_probs: Tensor  # (N, V)
+    states: dict[str, Tensor]  # (N, D) each
     top: Tensor  # (N,) the most probable token
     right: Tensor  # (N,) whether that is the token
 
 
-def guess(net: LanguageNet, reading: Reading, targets: Tensor) -> Guess:
-    """Predict the tokens ``targets`` (N,) from a reading."""
-    log_probs = torch.log_softmax(net.logits(reading.answer).float(), dim=-1)
+def guess(reading: Reading, targets: Tensor) -> Guess:
+    """Return a reading's predictions of the tokens ``targets`` (N,)."""
+    log_probs = reading.log_probs.flatten(0, 1)
+    states = {name: state.flatten(0, 1) for name, state in reading.states.items()}
     top = log_probs.argmax(dim=-1)
-    return Guess(reading, log_probs, top, top == targets)
+    return Guess(reading.refinement, log_probs, states, top, top == targets)
 
 
 def facts(new: Guess, old: Guess | None, targets: Tensor) -> dict[str, Tensor]:
@@ -48,10 +48,9 @@ def facts(new: Guess, old: Guess | None, targets: Tensor) -> dict[str, Tensor]:
         "nats": -new.log_probs.gather(1, targets[:, None])[:, 0],
         "entropy": -(probs * new.log_probs).sum(dim=-1),
         "right": new.right,
-        "y_norm": new.reading.answer.norm(dim=-1),
     }
-    if new.reading.latent is not None and new.reading.refinement > 0:
-        found["z_norm"] = new.reading.latent.norm(dim=-1)
+    # Before the first refinement the states hold nothing but zeros, which have no direction.
+    found |= {f"{name}_norm": x.norm(dim=-1) for name, x in new.states.items() if new.refinement}
     if old is None:
         return found
     found |= {
@@ -59,11 +58,10 @@ def facts(new: Guess, old: Guess | None, targets: Tensor) -> dict[str, Tensor]:
         "changed": new.top != old.top,
         "better": new.right & ~old.right,
         "worse": old.right & ~new.right,
-        "y_cosine": F.cosine_similarity(new.reading.answer, old.reading.answer, dim=-1),
     }
-    if old.reading.refinement > 0:  # the first latent is zero and has no direction
-        assert new.reading.latent is not None and old.reading.latent is not None
-        found["z_cosine"] = F.cosine_similarity(new.reading.latent, old.reading.latent, dim=-1)
+    if old.refinement > 0:
+        for name, state in new.states.items():
+            found[f"{name}_cosine"] = F.cosine_similarity(state, old.states[name], dim=-1)
     return found
 
 

@@ -11,7 +11,7 @@ V vocabulary.
 
 from dataclasses import dataclass
 
-from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet
+from trm_lightning.models import AR, LanguageModel, Recursive
 from trm_lightning.models.context import chunks_in_group
 
 
@@ -45,7 +45,7 @@ class Blocks:
 
 
 def training_flops(
-    net: LanguageNet, batch: int, window: int, supervised: int, n_answers: int = 1
+    net: LanguageModel, batch: int, window: int, supervised: int, n_answers: int = 1
 ) -> float:
     """Return the operations of a supervision step, forward and backward.
 
@@ -59,11 +59,11 @@ def training_flops(
         supervised: S, the last tokens of each window.
         n_answers: how many of the last refinements have their answer supervised.
     """
-    if isinstance(net, AutoregressiveNet):
+    if isinstance(net, AR):
         return causal_flops(
             Blocks(net.width, len(net.layers)), net.vocab_size, batch, window, supervised
         )
-    if isinstance(net, RecursiveNet):
+    if isinstance(net, Recursive):
         kinds = {"cached": _cached_flops, "joint": _joint_flops, "recursive": _recursive_flops}
         earlier = (n_answers - 1) * _predicted(net, supervised)
         blocks = Blocks(net.width, len(net.layers))
@@ -97,7 +97,7 @@ def plain_trm_flops(
     return 3 * (encode + head) + n_refinements * refinement + backward
 
 
-def _cached_flops(net: RecursiveNet, batch: int, window: int, supervised: int) -> float:
+def _cached_flops(net: Recursive, batch: int, window: int, supervised: int) -> float:
     blocks = Blocks(net.width, len(net.layers))
     rows = batch * window
     states = batch * _states(net, window, supervised)
@@ -107,11 +107,11 @@ def _cached_flops(net: RecursiveNet, batch: int, window: int, supervised: int) -
     group = net.chunk_size * chunks_in_group(n_chunks, net.chunk_size)
     refinement = (net.n_recursions + 1) * blocks.all(states, window + group)
     forward = encode + net.n_refinements * refinement
-    backward = 2 * (encode + net.grad_refinements * refinement)
+    backward = 2 * (encode + net.backprop_depth * refinement)
     if net.chunk_start != "draft":
         # Nothing reads the encoder's last states: of its last block only q, k, v have gradients.
         backward -= 2 * (blocks.one(rows, window) - blocks.linear(rows, 3))
-    if net.norm == "post" and net.grad_refinements < net.n_refinements:
+    if net.norm == "post" and net.backprop_depth < net.n_refinements:
         # The first pass with gradient starts from states without: q, k, v need none of its input.
         backward -= blocks.linear(states, 3)
     head = _head(blocks, net.vocab_size, batch * _predicted(net, supervised))
@@ -120,7 +120,7 @@ def _cached_flops(net: RecursiveNet, batch: int, window: int, supervised: int) -
     return forward + backward + 3 * head
 
 
-def _joint_flops(net: RecursiveNet, batch: int, window: int, supervised: int) -> float:
+def _joint_flops(net: Recursive, batch: int, window: int, supervised: int) -> float:
     blocks = Blocks(net.width, len(net.layers))
     n_context, size = net.context_size, net.chunk_size
     n_chunks = batch * _states(net, window, supervised) // size
@@ -135,26 +135,26 @@ def _joint_flops(net: RecursiveNet, batch: int, window: int, supervised: int) ->
         middle = (len(net.layers) - 2) * blocks.one(context + chunk, keys)
         one_pass = first + middle + blocks.linear(context, 2) + blocks.one(chunk, keys)
     refinement = (net.n_recursions + 1) * one_pass
-    passes = (net.n_refinements + 2 * net.grad_refinements) * refinement
+    passes = (net.n_refinements + 2 * net.backprop_depth) * refinement
     head = _head(blocks, net.vocab_size, batch * _predicted(net, supervised))
     return 3 * (once + head) + passes
 
 
-def _recursive_flops(net: RecursiveNet, batch: int, window: int, supervised: int) -> float:
+def _recursive_flops(net: Recursive, batch: int, window: int, supervised: int) -> float:
     blocks = Blocks(net.width, len(net.layers))
     rows = 2 * window - window // net.chunk_size  # each token's state, and those that look ahead
     refinement = (net.n_recursions + 1) * blocks.all(batch * rows, rows)
-    passes = (net.n_refinements + 2 * net.grad_refinements) * refinement
+    passes = (net.n_refinements + 2 * net.backprop_depth) * refinement
     predicted = 2 * supervised - supervised // net.chunk_size
     return passes + 3 * _head(blocks, net.vocab_size, batch * predicted)
 
 
-def _states(net: RecursiveNet, window: int, supervised: int) -> int:
+def _states(net: Recursive, window: int, supervised: int) -> int:
     """Return the states that are refined: whole chunks."""
     return window - (window - supervised) // net.chunk_size * net.chunk_size
 
 
-def _predicted(net: RecursiveNet, supervised: int) -> float:
+def _predicted(net: Recursive, supervised: int) -> float:
     """Return how many of the supervised tokens of a window are not revealed, on average."""
     if not net.reveals:
         return supervised

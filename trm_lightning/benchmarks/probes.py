@@ -11,7 +11,7 @@ import lightning as L
 from torch import Tensor
 
 from trm_lightning.benchmarks.subjects import loss_of, training_step
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 
 class Interleaved(L.Callback):
@@ -29,14 +29,14 @@ class Interleaved(L.Callback):
         self.path = Path(path)
         self.steps = steps
         self.turns: list[tuple[float, float]] = []
-        self._bare: LanguageModule | None = None
+        self._bare: TrainingModule | None = None
         self._clock = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Copy the net."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         self._bare = type(pl_module)(
-            copy.deepcopy(pl_module.net), pl_module.make_optimizer, pl_module.make_schedule,
+            copy.deepcopy(pl_module.model), pl_module.make_optimizer, pl_module.make_schedule,
             pl_module.supervised_tokens,
         )  # fmt: skip
         self._optimizer = pl_module.make_optimizer(self._bare.net)
@@ -91,11 +91,11 @@ class Milestones(L.Callback):
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Write what is known; called after training, and again after a validation of its own."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         found = {
             "first_step": self.first_step,
             "peak_bytes": peak_memory(),
-            "vocab_size": pl_module.net.vocab_size,
+            "vocab_size": pl_module.model.vocab_size,
         }
         self.path.write_text(json.dumps(found), encoding="utf-8")
 

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_lightning.models import LanguageNet
+from trm_lightning.models import LanguageModel
 
 START = 0  # id that stands before the first token
 
@@ -217,7 +217,7 @@ class PlainTrm(PlainNet):
         return self.run(torch.cat((context, x), dim=1), causal=False)[:, context.shape[1] :]
 
 
-def load_from(reference: PlainNet, net: LanguageNet) -> None:
+def load_from(reference: PlainNet, net: LanguageModel) -> None:
     """Copy the weights of a pre-norm ``net`` of the same shape; start tokens must agree."""
     weights = {name: value.detach() for name, value in net.named_parameters()}
     if isinstance(reference, PlainTrm):

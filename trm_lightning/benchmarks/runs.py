@@ -21,7 +21,7 @@ _PROBES = "trm_lightning.benchmarks.probes"
 _IMPORTS = "importing torch and lightning"
 _LONG = 10**9  # steps: never
 # What a step of the command adds does not depend on the net; it shows in a small one.
-NETS: dict[str, list[str]] = {"AR": [], "AR, width 16": ["model.net.width=16"]}
+NETS: dict[str, list[str]] = {"AR": [], "AR, width 16": ["model.width=16"]}
 
 
 def lightning_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from trm_lightning.benchmarks.subjects import (
     trm,
 )
 from trm_lightning.benchmarks.timing import Variant, measure
-from trm_lightning.models import LanguageNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.sampling.sample import Draw, sample_batch
 
 PARALLEL: dict[str, Any] = {"chunk_start": "query", "factorization": "parallel"}
@@ -64,7 +64,7 @@ def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any
     prompt = random_tokens(cfg, 1, cfg.generation.prompt_tokens, device)
     gpt = plain(cfg, FusedGpt, window=cfg.window, supervised=1).to(device).eval()
     recursive = sources_trm(cfg, given=False).to(device).eval()
-    ours: list[tuple[str, LanguageNet, str]] = [
+    ours: list[tuple[str, LanguageModel, str]] = [
         ("AR", ar(cfg, cfg.window).net, "plain GPT"),
         ("TRM", shipped(cfg, "trm", cfg.window).net, PLAIN_TRM),
         ("TRM cached, query, parallel", trm(cfg, cfg.window, **PARALLEL).net, PLAIN_TRM),
@@ -86,7 +86,7 @@ def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any
     return measure("generation", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
 
 
-def _scores(name: str, net: LanguageNet, tokens: Tensor, stride: int, reference: str) -> Variant:
+def _scores(name: str, net: LanguageModel, tokens: Tensor, stride: int, reference: str) -> Variant:
     """Return the scoring of the last ``stride`` tokens of windows (B, T)."""
     net.to(tokens.device).eval()
     first = tokens.shape[1] - stride
@@ -106,7 +106,7 @@ def _plain_scores(name: str, net: PlainNet, tokens: Tensor) -> Variant:
     return Variant(name, call, len(tokens) * net.supervised)
 
 
-def _text(net: LanguageNet, prompt: Tensor, n_tokens: int) -> Callable[[], object]:
+def _text(net: LanguageModel, prompt: Tensor, n_tokens: int) -> Callable[[], object]:
     draw = Draw(torch.Generator().manual_seed(0))
     return lambda: list(sample_batch(net, prompt, n_tokens, draw))
 

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trm_lightning.benchmarks import references
-from trm_lightning.models import AutoregressiveNet, RecursiveNet
+from trm_lightning.models import AR, Recursive
 from trm_lightning.optim.optimizers import adamw, constant
-from trm_lightning.training import ARModule, LanguageModule, TRMModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.cuda_graph import GraphedStep
 
 Loss = Callable[[Tensor], Tensor]
@@ -22,7 +22,7 @@ _ADAMW = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matr
 
 def shipped(
     cfg: DictConfig, model: str, window: int, net: dict[str, Any] | None = None, **settings: Any
-) -> LanguageModule:
+) -> TrainingModule:
     """Return a model of ``cfg.models`` in the shape of ``cfg.net``, with ``cfg.optimizer``.
 
     Args:
@@ -33,22 +33,26 @@ def shipped(
         settings: of the module that differ.
     """
     shape = _shape(cfg, window) | (net or {})
-    module: LanguageModule = instantiate(
+    module: TrainingModule = instantiate(
         cfg.models[model], net=shape, supervised_tokens=window, **settings
     )
     return module
 
 
-def ar(cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any) -> ARModule:
+def ar(
+    cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any
+) -> TrainingModule:
     """Return an autoregressive module in the shape of ``cfg.net``, with the references' AdamW."""
-    net = AutoregressiveNet(**_shape(cfg, window) | changes)
-    return ARModule(net, _ADAMW, _SCHEDULE, supervised or window)
+    net = AR(**_shape(cfg, window) | changes)
+    return TrainingModule(net, _ADAMW, _SCHEDULE, supervised or window)
 
 
-def trm(cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any) -> TRMModule:
+def trm(
+    cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any
+) -> TrainingModule:
     """Return a TRM module in the shape of ``cfg.net`` and ``cfg.recursion``, with AdamW."""
-    net = RecursiveNet(**_shape(cfg, window) | dict(cfg.recursion) | changes)
-    return TRMModule(net, _ADAMW, _SCHEDULE, supervised or window)
+    net = Recursive(**_shape(cfg, window) | dict(cfg.recursion) | changes)
+    return TrainingModule(net, _ADAMW, _SCHEDULE, supervised or window)
 
 
 def plain(
@@ -73,15 +77,15 @@ def random_tokens(cfg: DictConfig, batch: int, window: int, device: torch.device
     return torch.randint(cfg.net.vocab_size, (batch, window)).to(device)
 
 
-def loss_of(module: LanguageModule) -> Loss:
+def loss_of(module: TrainingModule) -> Loss:
     """Return the loss of a module's first supervision step."""
     return lambda tokens: module.supervision_step(tokens, None).loss
 
 
-def n_answers(module: LanguageModule) -> int:
+def n_answers(module: TrainingModule) -> int:
     """Return after how many refinements the answer is supervised."""
-    if isinstance(module, TRMModule) and module.earlier_weight > 0:
-        return min(module.net.grad_refinements, module.net.n_refinements)
+    if isinstance(module, TrainingModule) and module.intermediate_loss_weight > 0:
+        return min(module.model.backprop_depth, module.model.n_refinements)
     return 1
 
 

@@ -27,7 +27,7 @@ from trm_lightning.benchmarks.subjects import (
     trm,
 )
 from trm_lightning.benchmarks.timing import Variant, measure, peak
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 GPT = "plain GPT, fused attention"
 GPT_DRY = f"{GPT}, no dropout"
@@ -49,13 +49,13 @@ def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]
 
 def variant_of(
     name: str,
-    module: LanguageModule,
+    module: TrainingModule,
     tokens: Tensor,
     references: tuple[str, ...] = (),
     **facts: Any,
 ) -> Variant:
     """Return an optimizer step of one of our modules on ids (B, T) as something to measure."""
-    net, loss = module.net.to(tokens.device).train(), loss_of(module)
+    net, loss = module.model.to(tokens.device).train(), loss_of(module)
     batch, window = tokens.shape
     supervised = module.supervised_tokens
     step = training_step(net, loss, module.make_optimizer(net), tokens)
@@ -75,8 +75,8 @@ def _ours(cfg: DictConfig, device: torch.device) -> list[Variant]:
         "chunk_start": "target",
     }  # fmt: skip
     dry = ar(cfg, window, norm="pre", dropout=0.0)
-    least = shipped(cfg, "trm", window, {"chunk_size": 1}, earlier_weight=0.0)
-    nets: list[tuple[str, LanguageModule, Tensor, tuple[str, ...]]] = [
+    least = shipped(cfg, "trm", window, {"chunk_size": 1}, intermediate_loss_weight=0.0)
+    nets: list[tuple[str, TrainingModule, Tensor, tuple[str, ...]]] = [
         (AR, shipped(cfg, "ar", window), tokens, (GPT, SOURCES_AR, SOURCES_AR_LAST)),
         (TRM, shipped(cfg, "trm", window), tokens, (AR, SOURCES_TRM)),
         (TRM_LEAST, least, tokens, (AR, SOURCES_TRM)),
@@ -129,7 +129,7 @@ def _plain_variant(
 def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
     """Return CUDA graphs and bf16, each alone and both together."""
     tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
-    least: dict[str, Any] = {"net": {"chunk_size": 1}, "earlier_weight": 0.0}
+    least: dict[str, Any] = {"net": {"chunk_size": 1}, "intermediate_loss_weight": 0.0}
     kinds: list[tuple[str, str, dict[str, Any]]] = [
         (AR, "ar", {}), (TRM, "trm", {}), (TRM_LEAST, "trm", least),
     ]  # fmt: skip
@@ -137,11 +137,13 @@ def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
     for plain_name, model, settings in kinds:
         for chosen in (("graph",), ("bf16",), ("bf16", "graph")):
             module = shipped(cfg, model, cfg.window, **settings)
-            module.net.to(device).train()
+            module.model.to(device).train()
             loss = _in_bf16(loss_of(module)) if "bf16" in chosen else loss_of(module)
-            optimizer = module.make_optimizer(module.net)
-            step = training_step(module.net, loss, optimizer, tokens, graph="graph" in chosen)
-            flops = training_flops(module.net, cfg.batch, cfg.window, cfg.window, n_answers(module))
+            optimizer = module.make_optimizer(module.model)
+            step = training_step(module.model, loss, optimizer, tokens, graph="graph" in chosen)
+            flops = training_flops(
+                module.model, cfg.batch, cfg.window, cfg.window, n_answers(module)
+            )
             name = f"{plain_name}, {', '.join(chosen)}"
             variants.append(Variant(name, step, tokens.numel(), flops, (plain_name,)))
     return variants

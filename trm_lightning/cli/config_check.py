@@ -184,7 +184,21 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]
     """Parameters of a class or function that a config may name, and whether it takes any (**).
 
     A class lists in `runtime_arguments` those that the program fills in, and a config need not.
+    One whose constructor takes `**arguments` hands them to its parent's, and so has those too.
     """
+    known, takes_any = _own_parameters(target)
+    if takes_any and inspect.isclass(target):
+        for parent in target.__mro__[1:-1]:
+            if "__init__" in vars(parent):
+                inherited, takes_any = _own_parameters(parent)
+                known = {**inherited, **known}
+            if not takes_any:
+                break
+    return known, takes_any
+
+
+def _own_parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]:
+    """See `_parameters`, without those of parents."""
     try:
         signature = inspect.signature(target)
     except ValueError:  # some built-ins have none

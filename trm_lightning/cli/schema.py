@@ -35,6 +35,8 @@ class TrainConfig:
     budget: Budget
     experiment_name: str
     seed: int
+    grad_clip: float | None
+    ema_decay: float | None
     eval_every: int
     log_every: int
     checkpoint_every: int
@@ -58,10 +60,8 @@ class GenerateConfig:
     prompt: str
     n_tokens: int
     n_samples: int
-    temperature: float
-    top_k: int | None
-    top_p: float | None
-    halt_below: float | None
+    sampling: Any
+    exit_threshold: float | None
     seed: int
     device: str
 
@@ -73,7 +73,7 @@ class EvaluateConfig:
     run: str = field(metadata={"example": RUN})
     split: str
     stride: int | None
-    halt_below: float | None
+    exit_threshold: float | None
     device: str
 
 
@@ -86,7 +86,7 @@ class AnalyzeConfig:
     depth: int | None
     max_tokens: int | None
     ablations: bool
-    halt_below: list[float]
+    exit_thresholds: list[float]
     device: str
 
 
@@ -129,8 +129,6 @@ class AuditConfig:
     """conf/audit.yaml."""
 
     data: Any
-    optimizer: Any
-    schedule: Any
     run: str | None
     split: str
     train_steps: int

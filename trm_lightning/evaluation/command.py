@@ -10,7 +10,7 @@ from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import TextCounts, score_windows
 from trm_lightning.files import write_json
-from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
 from trm_lightning.runs.results import described, score_lines
 
@@ -24,14 +24,14 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a missing run or split, other data, a stride or bound out of range.
     """
-    run = load_run(cfg.run, find_device(cfg.device), cfg.halt_below)
+    run = load_run(cfg.run, find_device(cfg.device), cfg.exit_threshold)
     data = open_data(run)
-    device = next(run.net.parameters()).device
+    device = next(run.model.parameters()).device
     windows = data.eval_windows(cfg.split, stride=cfg.stride)
     split = data.splits[cfg.split]
     counts = TextCounts(split.n_tokens, split.n_words, split.n_characters, split.n_unknown)
     scores = {}
-    for name, log_probs in run.net.scorers().items():
+    for name, log_probs in run.model.scorers().items():
         bar = tqdm(windows, desc=f"scoring {cfg.split}", unit="batch", leave=False)
         score = score_windows(log_probs, bar, device).score(counts)
         scores[f"{cfg.split}/{name}"] = described(f"{cfg.split}/{name}", score)
@@ -41,8 +41,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
         "window": data.window_size,
         "stride": windows.stride,
         "scores": scores,
-        "halt_below": getattr(run.net, "halt_below", None),
-        "mean_depth": _mean_depth(run.net, windows),
+        "exit_threshold": run.model.exit_threshold,
+        "mean_depth": _mean_depth(run.model, windows),
         "data_fingerprint": data.fingerprint,
         "environment": environment(),
     }
@@ -56,12 +56,12 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     return content
 
 
-def _mean_depth(net: LanguageNet, windows: EvalWindows) -> float | None:
-    """Return with how many refinements a token is scored on average; None without halting."""
-    if not isinstance(net, RecursiveNet) or net.halt_below is None:
+def _mean_depth(model: LanguageModel, windows: EvalWindows) -> float | None:
+    """Return the mean number of refinements per scored token; None without early exit."""
+    if model.exit_threshold is None:
         return None
-    device = next(net.parameters()).device
-    depths = [net.depths(tokens.to(device), first) for tokens, first in windows]
+    device = next(model.parameters()).device
+    depths = [model.depths(tokens.to(device), first) for tokens, first in windows]
     return sum(int(d.sum()) for d in depths) / sum(d.numel() for d in depths)
 
 

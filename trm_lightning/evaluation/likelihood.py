@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-LogProbs = Callable[[Tensor, int], Tensor]  # see LanguageNet.log_probs
+LogProbs = Callable[[Tensor, int], Tensor]  # see LanguageModel.log_probs
 
 
 @dataclass(frozen=True)

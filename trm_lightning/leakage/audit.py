@@ -11,8 +11,9 @@ from trm_lightning.leakage import held_out as text
 from trm_lightning.leakage import perturbation as checks
 from trm_lightning.leakage.consistency import Decode
 from trm_lightning.leakage.held_out import HeldOut
-from trm_lightning.leakage.scores import Refines, Scorer, embedding_of, undisturbed
+from trm_lightning.leakage.scores import embedding_of, undisturbed
 from trm_lightning.leakage.window import Finding, Probe
+from trm_lightning.models import LanguageModel
 
 N_RANDOM_ROWS = 64
 # What it means that a check has passed.
@@ -25,7 +26,6 @@ MEANINGS = {
     "each_token_once": "evaluation windows score each token of the split once",
     "batch_neighbours": "other rows of a batch move nothing",
     "batch_size": "a row scores the same alone and among others",
-    "chunk_of_one": "chunks of one token: in parallel, left to right and as AR are the same",
     "incremental": "growing prefixes and written text score as the whole window does",
     "blind_halting": "the number of passes does not depend on the token that is scored",
     "entropy_floor": "the held-out text costs no fewer nats than its own entropy",
@@ -38,7 +38,7 @@ class Check:
 
     Attributes:
         name: a key of MEANINGS.
-        passed: None where the check does not apply to the net.
+        passed: None where the check does not apply to the model.
         detail: what was found wrong, or why it does not apply; else what passing means.
         position: of the first offending token of its window; of the split for
             ``each_token_once``.
@@ -58,7 +58,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Audit:
-    """The outcomes of all checks of one net."""
+    """The outcomes of all checks of one model."""
 
     checks: list[Check]
 
@@ -82,29 +82,28 @@ class Audit:
 
 
 def audit(
-    net: Scorer,
+    model: LanguageModel,
     *,
     held_out: HeldOut | None = None,
     decode: Decode | None = None,
     thorough: bool = True,
     train_steps: int = 0,
 ) -> Audit:
-    """Try a net with every check that applies to it; it is left as it was, to the last bit.
+    """Try a model with every check that applies to it; it is left as it was, to the last bit.
 
     Args:
-        net: anything that scores tokens; what else it offers (a ``token_embedding``, what
-            :class:`Refines` has) is looked at as well.
+        model: the model; gradients are looked at too where it has a ``token_embedding``.
         held_out: the split that perplexities are told of.
-        decode: writes n tokens from an empty prompt as the net generates text, and gives the
+        decode: writes n tokens from an empty prompt as the model generates text, and gives the
             distributions that they were drawn from.
         thorough: also perturb a window of full length, and score ``held_out`` where its entropy
-            is known. Without it the audit of a small net takes a second or two.
+            is known. Without it the audit of a small model takes a second or two.
         train_steps: before ``random_tokens``, train a copy on random tokens for so many steps; 0
             for none.
     """
-    with undisturbed(net), torch.no_grad():
-        net.train(False)
-        probe = Probe.of(net)
+    with undisturbed(model), torch.no_grad():
+        model.train(False)
+        probe = Probe.of(model)
         tries = _tries(probe, held_out, decode, thorough, train_steps)
         return Audit([_checked(name, find) for name, find in tries.items()])
 
@@ -116,8 +115,8 @@ def _tries(
     probe: Probe, held_out: HeldOut | None, decode: Decode | None, thorough: bool, train_steps: int
 ) -> dict[str, Try]:
     """Return the checks in the order of MEANINGS."""
-    net = probe.net
-    embeds, refines = embedding_of(net) is not None, isinstance(net, Refines)
+    model = probe.model
+    embeds = embedding_of(model) is not None
     entropy_known = thorough and held_out is not None and held_out.entropy_nats is not None
     return {
         "suffix_perturbation": lambda: checks.suffix_perturbation(probe, whole_window=thorough),
@@ -126,17 +125,18 @@ def _tries(
         "random_tokens": lambda: _random_tokens(probe, train_steps),
         "normalised": lambda: text.normalised(probe),
         "each_token_once": (
-            "no text was given" if held_out is None else lambda: text.each_token_once(net, held_out)
+            "no text was given"
+            if held_out is None
+            else lambda: text.each_token_once(model, held_out)
         ),
         "batch_neighbours": lambda: checks.batch_neighbours(probe),
         "batch_size": lambda: checks.batch_size(probe),
-        "chunk_of_one": (lambda: paths.chunk_of_one(probe)) if refines else "has no chunks",
         "incremental": lambda: paths.incremental(probe, decode),
         "blind_halting": lambda: paths.blind_halting(probe),
         "entropy_floor": (
-            (lambda: text.entropy_floor(net, held_out))
+            (lambda: text.entropy_floor(model, held_out))
             if held_out is not None and entropy_known
-            else "asked of trained nets, on text whose entropy is known"
+            else "asked of trained models, on text whose entropy is known"
         ),
     }
 
@@ -151,10 +151,10 @@ def _checked(name: str, find: Try) -> Check:
 
 
 def _random_tokens(probe: Probe, train_steps: int) -> Finding | None:
-    vocab_size = probe.net.vocab_size
-    finding = text.random_tokens(probe.net, len(probe.tokens), N_RANDOM_ROWS, vocab_size)
+    vocab_size = probe.model.vocab_size
+    finding = text.random_tokens(probe.model, len(probe.tokens), N_RANDOM_ROWS, vocab_size)
     if finding is None and train_steps:
-        student = text.learn_random_tokens(probe.net, len(probe.tokens), train_steps)
+        student = text.learn_random_tokens(probe.model, len(probe.tokens), train_steps)
         n_symbols = min(text.N_SYMBOLS, vocab_size)
         finding = text.random_tokens(student, len(probe.tokens), 4 * N_RANDOM_ROWS, n_symbols)
     return finding

@@ -1,4 +1,4 @@
-"""The audit command: every check on a trained run, or on a net built from its config."""
+"""The audit command: every check on a trained run, or on a model built from its config."""
 
 from pathlib import Path
 
@@ -12,12 +12,12 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.files import write_json
 from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER, audit_scores, verdict
-from trm_lightning.models import LanguageNet
-from trm_lightning.runs.load import build_net, environment, find_device, load_run
+from trm_lightning.models import LanguageModel
+from trm_lightning.runs.load import build_model, environment, find_device, load_run
 
 
 def audit_command(cfg: DictConfig) -> int:
-    """Audit a net, print a table, and write it as JSON where ``json`` says.
+    """Audit a model, print a table, and write it as JSON where ``json`` says.
 
     Returns:
         The number of checks that failed.
@@ -27,17 +27,17 @@ def audit_command(cfg: DictConfig) -> int:
     """
     _check_settings(cfg)
     torch.manual_seed(cfg.seed)
-    net, data, title = _open_run(cfg) if cfg.run else _build(cfg)
+    model, data, title = _open_run(cfg) if cfg.run else _build(cfg)
     if cfg.split not in data.splits:
         raise UserError(
             f"The data set {data.name} has no split {cfg.split!r}.",
             f"It has: {', '.join(data.splits)}.",
         )
     print(title, flush=True)
-    if not net.is_likelihood:
+    if not model.is_likelihood:
         print(f"\n{GIVEN_THE_ANSWER}")
     audits = audit_scores(
-        net, data, split=cfg.split, trained=bool(cfg.run), train_steps=cfg.train_steps
+        model, data, split=cfg.split, trained=bool(cfg.run), train_steps=cfg.train_steps
     )
     for name, audit in audits.items():
         print(f"\n{name}\n{audit}")
@@ -74,14 +74,14 @@ def _check_settings(cfg: DictConfig) -> None:
         raise UserError(f"json={cfg.json} lies in a folder that does not exist.", "Make it first.")
 
 
-def _open_run(cfg: DictConfig) -> tuple[LanguageNet, TextDataModule, str]:
+def _open_run(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule, str]:
     run = load_run(cfg.run, find_device(cfg.device))
-    return run.net, open_data(run), f"{run.checkpoint}, step {run.optimizer_steps:,}"
+    return run.model, open_data(run), f"{run.checkpoint}, step {run.optimizer_steps:,}"
 
 
-def _build(cfg: DictConfig) -> tuple[LanguageNet, TextDataModule, str]:
+def _build(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule, str]:
     data: TextDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
-    net = build_net(cfg, data.tokenizer).to(find_device(cfg.device)).eval()
-    return net, data, f"{type(net).__name__}, untrained, on {data.name}"
+    model = build_model(cfg.model, data.tokenizer).to(find_device(cfg.device)).eval()
+    return model, data, f"{type(model).__name__}, untrained, on {data.name}"

@@ -16,13 +16,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from trm_lightning.evaluation.likelihood import score_windows
-from trm_lightning.leakage.scores import SEED, Scorer, all_scores, device_of
+from trm_lightning.leakage.scores import SEED, all_scores, device_of
 from trm_lightning.leakage.window import N_ROWS, Finding, Probe, first_position
+from trm_lightning.models import LanguageModel
 
 N_SYMBOLS = 16  # of the random tokens to train on: few enough to learn to copy them soon
 LEARNING_RATE = 3e-3
 TRAIN_ROWS = 32
-# An honest net gets more than c nats below the entropy of a text with probability e^-c at most,
+# An honest model gets more than c nats below the entropy of a text with probability e^-c at most,
 # whatever the text's length (Markov's inequality for the likelihood ratio).
 CERTAIN_NATS = 20.0
 
@@ -44,7 +45,9 @@ class HeldOut:
 
 def normalised(probe: Probe) -> Finding | None:
     """Sum the probabilities of the whole vocabulary."""
-    for name, score in all_scores(probe.net, probe.random_rows(N_ROWS, len(probe.tokens))).items():
+    for name, score in all_scores(
+        probe.model, probe.random_rows(N_ROWS, len(probe.tokens))
+    ).items():
         if "loss" in name:  # has rows that are not distributions; its softmax is the score's
             continue
         total = score.double().logsumexp(dim=-1).exp()
@@ -57,14 +60,16 @@ def normalised(probe: Probe) -> Finding | None:
 
 
 @torch.no_grad()
-def random_tokens(net: Scorer, n_tokens: int, n_rows: int, n_symbols: int) -> Finding | None:
+def random_tokens(
+    model: LanguageModel, n_tokens: int, n_rows: int, n_symbols: int
+) -> Finding | None:
     """Score uniformly random ids out of ``n_symbols``: none can do better than log(n_symbols).
 
     Better means: by more than four standard errors of the mean over ``n_rows`` windows.
     """
     draws = torch.Generator().manual_seed(SEED)
-    rows = torch.randint(n_symbols, (n_rows, n_tokens), generator=draws).to(device_of(net))
-    nats = -net.log_probs(rows).double().gather(2, rows[:, :, None])[:, :, 0]
+    rows = torch.randint(n_symbols, (n_rows, n_tokens), generator=draws).to(device_of(model))
+    nats = -model.log_probs(rows).double().gather(2, rows[:, :, None])[:, :, 0]
     floor = math.log(n_symbols)
     if _below(nats.mean(dim=1), floor):
         below = [_below(column, floor) for column in nats.unbind(dim=1)]
@@ -82,18 +87,18 @@ def _below(samples: Tensor, floor: float) -> bool:
     return float(samples.mean()) < floor - 4 * error - 1e-6
 
 
-def learn_random_tokens(net: Scorer, n_tokens: int, n_steps: int) -> Scorer:
-    """Return a copy of the net that was trained to score random ids, through ``log_probs``.
+def learn_random_tokens(model: LanguageModel, n_tokens: int, n_steps: int) -> LanguageModel:
+    """Return a copy of the model that was trained to score random ids, through ``log_probs``.
 
     On random tokens there is nothing to learn but that they are uniform; what goes below that was
-    read off the answer. It is the proof that needs no knowledge of how a net could leak.
+    read off the answer. It is the proof that needs no knowledge of how a model could leak.
     """
-    student, device = copy.deepcopy(net), device_of(net)
+    student, device = copy.deepcopy(model), device_of(model)
     student.train(False)
     weights = [weight for weight in student.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=LEARNING_RATE)
     draws = torch.Generator().manual_seed(SEED + 1)  # others than those that are held out
-    n_symbols = min(N_SYMBOLS, net.vocab_size)
+    n_symbols = min(N_SYMBOLS, model.vocab_size)
     with torch.enable_grad():
         for _ in range(n_steps):
             rows = torch.randint(n_symbols, (TRAIN_ROWS, n_tokens), generator=draws).to(device)
@@ -105,7 +110,7 @@ def learn_random_tokens(net: Scorer, n_tokens: int, n_steps: int) -> Scorer:
     return student
 
 
-def each_token_once(net: Scorer, held_out: HeldOut) -> Finding | None:
+def each_token_once(model: LanguageModel, held_out: HeldOut) -> Finding | None:
     """Lay the scored parts of the evaluation windows end to end: they are the split."""
     done = 0
     for i, (tokens, first) in enumerate(held_out.windows):
@@ -117,19 +122,19 @@ def each_token_once(net: Scorer, held_out: HeldOut) -> Finding | None:
         done += len(scored)
         if i == 0:
             with torch.no_grad():
-                shape = net.log_probs(tokens[:1].to(device_of(net)), first).shape
-            if shape != (1, tokens.shape[1] - first, net.vocab_size):
+                shape = model.log_probs(tokens[:1].to(device_of(model)), first).shape
+            if shape != (1, tokens.shape[1] - first, model.vocab_size):
                 return Finding(f"scores have the shape {tuple(shape)}", 0)
     if done < len(held_out.tokens):
         return Finding("of the split and all after it is left out", done)
     return None
 
 
-def entropy_floor(net: Scorer, held_out: HeldOut) -> Finding | None:
-    """Score a text whose exact entropy is known: an honest net needs as many nats at least."""
+def entropy_floor(model: LanguageModel, held_out: HeldOut) -> Finding | None:
+    """Score a text whose exact entropy is known: an honest model needs as many nats at least."""
     assert held_out.entropy_nats is not None
     windows = tqdm(held_out.windows, desc="scoring", unit="batch", leave=False, delay=1)
-    total = score_windows(net.log_probs, windows, device_of(net))
+    total = score_windows(model.log_probs, windows, device_of(model))
     if not total.nats >= held_out.entropy_nats - CERTAIN_NATS:
         scored, entropy = total.nats / total.tokens, held_out.entropy_nats / total.tokens
         return Finding(f"{scored:.4f} nats per token, and the text holds {entropy:.4f}")

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm_lightning.leakage.scores import Refines, all_scores, embedding_of, eval_scores
+from trm_lightning.leakage.scores import all_scores, embedding_of, eval_scores
 from trm_lightning.leakage.window import (
     N_ROWS,
     Finding,
@@ -28,8 +28,8 @@ def suffix_perturbation(probe: Probe, whole_window: bool = False) -> Finding | N
     tokens, places = probe.tokens, torch.arange(len(probe.tokens))
     finding = _perturbed(probe, tokens, places)
     if finding is None and whole_window:
-        tokens = probe.random_rows(1, probe.net.window_size)[0]
-        n_places = min(32, max(4, ELEMENTS // (len(tokens) * probe.net.vocab_size)))
+        tokens = probe.random_rows(1, probe.model.window_size)[0]
+        n_places = min(32, max(4, ELEMENTS // (len(tokens) * probe.model.vocab_size)))
         places = torch.linspace(0, len(tokens) - 1, n_places).long().unique()
         finding = _perturbed(probe, tokens, places)
     return finding
@@ -41,7 +41,7 @@ def _perturbed(probe: Probe, tokens: Tensor, places: Tensor) -> Finding | None:
     positions = torch.arange(len(tokens), device=tokens.device)
     rows = tokens.expand(len(places), -1).contiguous()
     changed = torch.where(positions >= places, probe.other(tokens), tokens)
-    before, after = all_scores(probe.net, rows), all_scores(probe.net, changed)
+    before, after = all_scores(probe.model, rows), all_scores(probe.model, changed)
     for name in before:
         wrong = moved(before[name], after[name], probe.exact) & (positions <= places)
         if wrong.any():
@@ -55,11 +55,11 @@ def gradient(probe: Probe) -> Finding | None:
     """Differentiate each token's scores by every input embedding.
 
     Zero for what the token must not see: itself and what follows, with its whole chunk where the
-    tokens of a chunk are predicted together. Not zero for all that it may see, or a net that sees
+    tokens of a chunk are predicted together. Not zero for all that it may see, or a model that sees
     nothing would pass every other check.
     """
-    net, tokens = probe.net, probe.tokens
-    embedding = embedding_of(net)
+    model, tokens = probe.model, probe.tokens
+    embedding = embedding_of(model)
     assert embedding is not None
     # All embeddings of an id go through the probe's row of it; the ids are all different, so
     # a row stands for a position. A tied head does not go through it.
@@ -70,8 +70,8 @@ def gradient(probe: Probe) -> Finding | None:
     try:
         with torch.enable_grad():
             # Distinct weights, so that no sum over a distribution can cancel.
-            scores = torch.stack(list(eval_scores(net, tokens[None]).values())).squeeze(1)
-            weight = torch.randn(scores.shape[0], net.vocab_size, generator=generator())
+            scores = torch.stack(list(eval_scores(model, tokens[None]).values())).squeeze(1)
+            weight = torch.randn(scores.shape[0], model.vocab_size, generator=generator())
             sums = torch.einsum("qtv,qv->t", scores, weight.to(scores))
             for t, total in enumerate(sums):
                 slope = torch.zeros_like(rows)  # of scores that no embedding leads to
@@ -89,10 +89,10 @@ def gradient(probe: Probe) -> Finding | None:
 
 def _check_slope(probe: Probe, t: int, slope: Tensor) -> Finding | None:
     """Check the gradient (T, D) of token t's scores by the embeddings of all positions."""
-    net = probe.net
+    model = probe.model
     hidden = t  # the first position that is not to be seen
-    if isinstance(net, Refines) and net.factorization == "parallel":
-        hidden = t // net.chunk_size * net.chunk_size
+    if model.factorization == "parallel":
+        hidden = t // model.chunk_size * model.chunk_size
     seen = ~(slope.abs() <= probe.exact * slope.abs().max()).all(dim=-1)
     if seen[hidden:].any():
         s = hidden + first_position(seen[hidden:])
@@ -108,13 +108,13 @@ def target_swap(probe: Probe) -> Finding | None:
     swapped_at = torch.eye(n, dtype=torch.bool, device=probe.tokens.device)
     rows = probe.tokens.repeat(n, 1)
     swapped = torch.where(swapped_at, probe.other(rows), rows)
-    whole, after = eval_scores(probe.net, rows), eval_scores(probe.net, swapped)
+    whole, after = eval_scores(probe.model, rows), eval_scores(probe.model, swapped)
     for name in whole:
         wrong = moved(whole[name], after[name], probe.exact) & swapped_at
         if wrong.any():
             return Finding(f"its {name} moves with the token itself", first_position(wrong))
     for t in torch.linspace(0, n - 1, min(n, N_BEGINNINGS)).long().tolist():
-        before, after_swap = (probe.net.log_probs(x[t : t + 1], t) for x in (rows, swapped))
+        before, after_swap = (probe.model.log_probs(x[t : t + 1], t) for x in (rows, swapped))
         if moved(before[:, :1], after_swap[:, :1], probe.exact).any():
             return Finding("its score moves with the token itself, where scoring begins there", t)
         if moved(before, whole["score"][:1, t:], probe.close).any():
@@ -126,7 +126,7 @@ def batch_neighbours(probe: Probe) -> Finding | None:
     """Replace all rows of a batch but the first: that one's scores may not move."""
     rows = probe.random_rows(N_ROWS, len(probe.tokens))
     changed = torch.cat((rows[:1], probe.other(rows[1:])))
-    before, after = all_scores(probe.net, rows), all_scores(probe.net, changed)
+    before, after = all_scores(probe.model, rows), all_scores(probe.model, changed)
     for name in before:
         wrong = moved(before[name][:1], after[name][:1], probe.exact)
         if wrong.any():
@@ -139,8 +139,8 @@ def batch_neighbours(probe: Probe) -> Finding | None:
 def batch_size(probe: Probe) -> Finding | None:
     """Score rows together, and each alone."""
     rows = probe.random_rows(N_ROWS, len(probe.tokens))
-    together = probe.net.log_probs(rows)
-    alone = torch.cat([probe.net.log_probs(row[None]) for row in rows])
+    together = probe.model.log_probs(rows)
+    alone = torch.cat([probe.model.log_probs(row[None]) for row in rows])
     wrong = moved(together, alone, probe.close)
     if wrong.any():
         return Finding("its score is another one in a batch of another size", first_position(wrong))

@@ -1,7 +1,6 @@
-"""The leak audit of a net with the text that it is scored on, and how its outcome is told."""
+"""The leak audit of a model with the text that it is scored on, and how its outcome is told."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -9,8 +8,9 @@ from torch import Tensor
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.leakage.audit import Audit, Decode, HeldOut, audit
-from trm_lightning.models import AutoregressiveNet, LanguageNet, RecursiveNet
-from trm_lightning.sampling.sample import Draw, sample_batch
+from trm_lightning.models import LanguageModel
+from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.sample import sample_batch
 
 GIVEN_THE_ANSWER = (
     "NOT A LIKELIHOOD: this model is given the tokens that it is scored on. Its numbers are no\n"
@@ -19,7 +19,7 @@ GIVEN_THE_ANSWER = (
 
 
 def audit_scores(
-    net: LanguageNet,
+    model: LanguageModel,
     data: TextDataModule,
     *,
     split: str = "val",
@@ -27,18 +27,18 @@ def audit_scores(
     thorough: bool = True,
     train_steps: int = 0,
 ) -> dict[str, Audit]:
-    """Audit all that a net is scored by: one audit for each name in ``net.scorers()``.
+    """Audit all that a model is scored by: one audit for each name in ``model.scorers()``.
 
     Args:
-        net: the net; one that is given the answer is audited as it starts without it, too.
+        model: the model; one that is given the answer is audited as it starts without it, too.
         data: set up.
         split: whose windows are counted, and whose entropy is the floor, where it is known.
-        trained: False leaves the floor out, which a net that has learned nothing cannot pass.
+        trained: False leaves the floor out, which a model that has learned nothing cannot pass.
         thorough: see :func:`audit`.
         train_steps: see :func:`audit`.
     """
-    blind = net.without_answer()
-    nets = [net] if blind is net else [net, blind]
+    blind = model.without_answer()
+    models = [model] if blind is model else [model, blind]
     text, floor = data.splits[split], data.splits[split].entropy_floor_nats
     entropy = floor * text.n_tokens if trained and floor is not None else None
     held_out = HeldOut(text.tokens, data.eval_windows(split), entropy)
@@ -50,7 +50,7 @@ def audit_scores(
             thorough=thorough,
             train_steps=train_steps,
         )
-        for name, each in zip(net.scorers(), nets, strict=True)
+        for name, each in zip(model.scorers(), models, strict=True)
     }
 
 
@@ -66,25 +66,24 @@ def verdict(audits: Mapping[str, Audit]) -> dict[str, Any]:
     }
 
 
-def decoder(net: LanguageNet) -> Decode | None:
-    """Return how a net writes text; None for a net that :func:`sample_batch` does not know."""
-    if not isinstance(net, AutoregressiveNet | RecursiveNet):
-        return None
+def decoder(model: LanguageModel) -> Decode:
+    """Return how a model writes text, with the distributions that it is drawn from."""
 
     def decode(n_tokens: int) -> tuple[Tensor, Tensor]:
-        draw = _RecordedDraw(torch.Generator().manual_seed(0))
-        nothing = torch.empty(1, 0, dtype=torch.long, device=next(net.parameters()).device)
-        ids = torch.cat(list(sample_batch(net, nothing, n_tokens, draw)), dim=1)
-        return ids[0], torch.cat(draw.drawn_from, dim=1)[0, :n_tokens]
+        sampler = _RecordingSampler()
+        nothing = torch.empty(1, 0, dtype=torch.long, device=next(model.parameters()).device)
+        ids = torch.cat(list(sample_batch(model, nothing, n_tokens, sampler)), dim=1)
+        return ids[0], torch.cat(sampler.drawn_from, dim=1)[0, :n_tokens]
 
     return decode
 
 
-@dataclass(frozen=True)
-class _RecordedDraw(Draw):
+class _RecordingSampler(Sampler):
     """Draws as usual, and keeps the distributions that it drew from."""
 
-    drawn_from: list[Tensor] = field(default_factory=list)
+    def __init__(self) -> None:
+        super().__init__(torch.Generator().manual_seed(0))
+        self.drawn_from: list[Tensor] = []
 
     def __call__(self, log_probs: Tensor) -> Tensor:
         self.drawn_from.append(log_probs)

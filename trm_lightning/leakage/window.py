@@ -1,13 +1,14 @@
-"""What the checks of a leak audit are made with: a net, tokens to try it on, tolerances."""
+"""The window that the audit tries a model on, and the tolerances of its comparisons."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from trm_lightning.leakage.scores import SEED, Refines, Scorer, device_of
+from trm_lightning.leakage.scores import SEED, device_of
+from trm_lightning.models import LanguageModel
 
-N_WITHOUT_CHUNKS = 8  # tokens of a window for nets that have no chunks
+N_TOKENS = 8  # of the window that a model is tried on, at least
 N_ROWS = 4  # rows of a batch where it takes several
 
 
@@ -21,42 +22,41 @@ class Finding:
 
 @dataclass(frozen=True)
 class Probe:
-    """A net and the tokens it is tried on.
+    """A model and the tokens it is tried on.
 
     Attributes:
-        net: the net.
+        model: the model.
         tokens: (T,) different ids, none of them the start token; two chunks and a remainder.
         exact: largest difference between scores of batches of one shape: 0 on the CPU.
         close: the same where shapes, hence the order of sums, differ.
     """
 
-    net: Scorer
+    model: LanguageModel
     tokens: Tensor
     exact: float
     close: float
 
     @classmethod
-    def of(cls, net: Scorer) -> "Probe":
-        """Choose tokens and tolerances for a net."""
-        device = device_of(net)
-        size = net.chunk_size if isinstance(net, Refines) else None
-        n = N_WITHOUT_CHUNKS if size is None else max(3 * size - 1, 5)
-        if n > net.window_size:
-            n = max(1, net.window_size - 1)  # fewer whole chunks, and still a remainder
-        ids = torch.randperm(net.vocab_size, generator=generator())
-        ids = ids[ids != getattr(net, "start_token", -1)][:n]
-        full = next(net.parameters()).dtype == torch.float32
+    def of(cls, model: LanguageModel) -> "Probe":
+        """Choose tokens and tolerances for a model."""
+        device = device_of(model)
+        n = max(3 * model.chunk_size - 1, N_TOKENS)
+        if n > model.window_size:
+            n = max(1, model.window_size - 1)  # fewer whole chunks, and still a remainder
+        ids = torch.randperm(model.vocab_size, generator=generator())
+        ids = ids[ids != getattr(model, "start_token", -1)][:n]
+        full = next(model.parameters()).dtype == torch.float32
         exact = 0.0 if device.type == "cpu" else 1e-4
-        return cls(net, ids.to(device), exact, 1e-3 if full else 1e-1)
+        return cls(model, ids.to(device), exact, 1e-3 if full else 1e-1)
 
     def other(self, tokens: Tensor) -> Tensor:
         """Return ids that differ from ``tokens`` everywhere."""
-        shift = torch.randint(1, self.net.vocab_size, tokens.shape, generator=generator())
-        return (tokens + shift.to(tokens.device)) % self.net.vocab_size
+        shift = torch.randint(1, self.model.vocab_size, tokens.shape, generator=generator())
+        return (tokens + shift.to(tokens.device)) % self.model.vocab_size
 
     def random_rows(self, n_rows: int, n_tokens: int) -> Tensor:
         """Return uniformly random ids (n_rows, n_tokens)."""
-        rows = torch.randint(self.net.vocab_size, (n_rows, n_tokens), generator=generator())
+        rows = torch.randint(self.model.vocab_size, (n_rows, n_tokens), generator=generator())
         return rows.to(self.tokens.device)
 
 

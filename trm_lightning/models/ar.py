@@ -1,19 +1,38 @@
 """The autoregressive baseline: one causal pass predicts every next token of a window."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from trm_lightning.models.base import LanguageNet
+from trm_lightning.models.base import SupervisionStep
+from trm_lightning.models.kv_cache import CachedPass, CachedWindow
+from trm_lightning.models.transformer import Transformer
 
 
-class AutoregressiveNet(LanguageNet):
-    """A causal Transformer; see :class:`LanguageNet` for its arguments."""
+class AR(Transformer):
+    """A causal Transformer; see :class:`Transformer` for its arguments."""
 
     def forward(self, tokens: Tensor, first: int = 0) -> Tensor:
         """Return the states (B, T - first, D) that predict ``tokens[:, first:]`` (B, T)."""
-        states, _ = self.encode(self.shift_right(tokens))
-        return states[:, first:]
+        return self.encode(self.shift_right(tokens))[:, first:]
 
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
-        """See :meth:`LanguageNet.log_probs`."""
-        return torch.log_softmax(self.logits(self(tokens, first)).float(), dim=-1)
+        """See :meth:`LanguageModel.log_probs`."""
+        return self.distribution(self(tokens, first))
+
+    def supervision_step(
+        self, tokens: Tensor, first: int = 0, state: Any = None
+    ) -> SupervisionStep:
+        """See :meth:`LanguageModel.supervision_step`."""
+        nll = self.nll(self(tokens, first), tokens[:, first:])
+        return SupervisionStep(nll, nll)
+
+    def open_window(self) -> CachedWindow:
+        """See :meth:`LanguageModel.open_window`."""
+        return CachedWindow(self, _one_pass)
+
+
+def _one_pass(run: CachedPass) -> Tensor:
+    """Run the blocks once over the embeddings, which the pass adds."""
+    return run(torch.zeros_like(run.inputs))

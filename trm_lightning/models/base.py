@@ -1,77 +1,119 @@
-"""What every net has: embeddings, blocks, a vocabulary head, and one way to score tokens.
+"""What every model offers: one required method, and capabilities with defaults.
 
-Shapes: B batch, T tokens (at most the window L), D width, V vocabulary.
+Shapes: B batch, T tokens (at most the window L), V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import ClassVar, Literal, cast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from trm_lightning.models.arguments import raise_problems, shape_problems
-from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
-from trm_lightning.models.transformer import Block, KeysValues, RotaryPositions, Rotation, make_norm
+from trm_lightning.errors import UserError
+
+LogProbs = Callable[[Tensor, int], Tensor]  # see LanguageModel.log_probs
+Predictions = tuple[dict[str, Tensor], Any]  # see LanguageModel.training_log_probs
 
 
-class LanguageNet(nn.Module, ABC):
+@dataclass(frozen=True)
+class SupervisionStep:
+    """The outcome of one supervision step.
+
+    Attributes:
+        loss: what is minimised, a scalar.
+        nll: mean nats per supervised token, without auxiliary terms; what the log shows.
+        state: where the next supervision step on the same batch continues; detached.
+    """
+
+    loss: Tensor
+    nll: Tensor
+    state: Any = None
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The prediction that a model would make if it stopped here.
+
+    Attributes:
+        refinement: how many refinements have run; 0 is the state that a chunk starts from.
+        recursion: latent updates in this refinement; fewer than the model's own number make an
+            intermediate answer that is read off and not continued from.
+        log_probs: (B, T - first, V).
+        states: (B, T - first, D) each, by the paper's symbol: the answer ``y``, the latent ``z``.
+    """
+
+    refinement: int
+    recursion: int
+    log_probs: Tensor
+    states: dict[str, Tensor] = field(default_factory=dict)
+
+
+class IncrementalWindow(Protocol):
+    """A window of text that is read in parts, with keys and values of what was read kept.
+
+    Attributes:
+        n_read: tokens that have been read, the start token included.
+        last: (B, 1, D) state that predicts the next token.
+        look_ahead: (B, C - 1, D) states that predict the present chunk's tokens 2 to C from the
+            tokens before the chunk.
+    """
+
+    n_read: int
+    last: Tensor
+    look_ahead: Tensor
+
+    def read(self, inputs: Tensor) -> Tensor:
+        """Read ids (B, n); return (B, n, D) states, each of which predicts the token after."""
+        ...
+
+    def distribution(self, states: Tensor) -> Tensor:
+        """Map states (…, D) to float32 log-probabilities (…, V)."""
+        ...
+
+    def truncate(self, n_read: int) -> None:
+        """Drop everything after the first ``n_read`` tokens."""
+        ...
+
+
+class LanguageModel(nn.Module, ABC):
     """A language model over windows of at most ``window_size`` tokens.
 
-    A window is read as if its text began there: a start token stands before it, so that the
-    first token has a context too, and no model needs a special case for it.
+    A subclass needs :meth:`log_probs`. With nothing else it trains, is scored, audited, analyzed
+    and generates text. Everything else here declares what a model can do beyond that; no other
+    part of the package asks a model for its class.
+
+    A window is read as if its text began there: a start token stands before it, so the first
+    token has a context too, and no model needs a special case for it.
 
     Args:
         vocab_size: V; known once the data are.
         start_token: id that stands before the first token.
         window_size: L, the longest window.
-        width: D.
-        n_layers: number of different blocks.
-        n_heads: attention heads; divides ``width``.
-        dropout: rate in attention, after the GELU and after the MLP.
-        positions: ``learned`` embeddings or ``rotary`` angles.
-        norm: ``pre`` (LayerNorm before each branch) or ``post`` (RMSNorm, states of unit size).
-        tied_head: the output head is the token embedding.
-
-    Raises:
-        UserError: naming every argument that does not fit.
     """
 
+    # Filled in by the program, so that a config need not give them.
     runtime_arguments: ClassVar[frozenset[str]] = frozenset({"vocab_size", "start_token"})
-    is_likelihood = True  # False for a net that is given the tokens it is scored on
-    leaks = False  # set by the leak audit
-    n_supervision = 1  # N_sup: optimizer steps per batch
-    n_passes = 1  # how many times the blocks run for one prediction
 
-    def __init__(
-        self,
-        vocab_size: int,
-        start_token: int,
-        window_size: int,
-        width: int,
-        n_layers: int,
-        n_heads: int,
-        dropout: float = 0.0,
-        positions: Literal["learned", "rotary"] = "learned",
-        norm: Literal["pre", "post"] = "pre",
-        tied_head: bool = True,
-    ) -> None:
+    is_likelihood = True  # False for a model that is given the tokens it is scored on
+    leaks = False  # set by the leak audit
+    chunk_size = 1  # C, tokens that are predicted together
+    factorization: Literal["left_to_right", "parallel"] = "left_to_right"  # inside a chunk
+    n_supervision = 1  # N_sup, optimizer steps per batch
+    n_passes = 1  # how many times the blocks run for one prediction in one supervision step
+    n_recursions = 0  # n, latent updates in a refinement
+    scoring_depth = 0  # refinements that a score is made with; 0 where nothing is refined
+    supervised_depths = 0  # of these, how many of the last ones the loss is made of
+    exit_threshold: float | None = None  # see EarlyExit; None for a fixed depth
+
+    def __init__(self, vocab_size: int, start_token: int, window_size: int) -> None:
         super().__init__()
-        raise_problems(shape_problems(window_size, width, n_layers, n_heads, dropout))
         self.vocab_size = vocab_size
         self.start_token = start_token
         self.window_size = window_size
-        self.width = width
-        self.norm = norm
-        self.embedding_scale = 1.0
-        self.token_embedding = nn.Embedding(vocab_size, width)
-        learned = positions == "learned"
-        self.position_embedding = nn.Embedding(window_size, width) if learned else None
-        self.rotary = None if learned else RotaryPositions(window_size, width // n_heads)
-        self.blocks = nn.ModuleList(Block(width, n_heads, dropout, norm) for _ in range(n_layers))
-        self.final_norm = make_norm(width, norm)
-        self.head = None if tied_head else nn.Linear(width, vocab_size, bias=False)
-        self.apply(self._initialise)
+
+    # Scores.
 
     @abstractmethod
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
@@ -82,94 +124,110 @@ class LanguageNet(nn.Module, ABC):
             first: entries before this position are not computed.
 
         Returns:
-            (B, T - first, V) float32 natural logarithms; entry t is the distribution of token
-            ``first + t``, and depends on the tokens before that one only (``is_likelihood``).
+            (B, T - first, V) float32 natural logarithms. Entry t is the distribution of token
+            ``first + t`` and depends only on the tokens before that one (``is_likelihood``).
         """
 
-    @property
-    def steps_alike(self) -> bool:
-        """Whether training steps differ in nothing but tokens and random numbers of the GPU's.
+    def log_probs_at(self, tokens: Tensor, depths: Sequence[int], first: int = 0) -> list[Tensor]:
+        """Return :meth:`log_probs` after each number of refinements in ``depths``."""
+        return [self.log_probs(tokens, first) for _ in depths]
 
-        Then one can be recorded and replayed. Not so where a state is carried from step to step,
-        where Python draws numbers or decides by values, or where the GPU has to be waited for.
+    def scorers(self) -> dict[str, LogProbs]:
+        """Return the :meth:`log_probs` to score a split with, by the name of the metric.
+
+        Only ``ppl`` and ``ppl_without_answer`` are perplexities. The first entry is what the
+        model is trained for.
         """
-        return self.n_supervision == 1
+        name = "ppl" if self.is_likelihood and not self.leaks else "not_a_perplexity"
+        return {name: self.log_probs}
 
-    @property
-    def layers(self) -> list[Block]:
-        """The blocks, with their type."""
-        return cast(list[Block], list(self.blocks))
-
-    def scorers(self) -> dict[str, Callable[[Tensor, int], Tensor]]:
-        """Return the :meth:`log_probs` to score a split with, by the name of the number.
-
-        Only ``ppl`` and ``ppl_without_answer`` are perplexities. The first one is what the net
-        is trained for.
-        """
-        return {
-            "ppl" if self.is_likelihood and not self.leaks else "not_a_perplexity": self.log_probs
-        }
-
-    def without_answer(self) -> "LanguageNet":
-        """Return the same weights started without the tokens to score; the net itself here."""
+    def without_answer(self) -> "LanguageModel":
+        """Return the same weights, not given the tokens to score; the model itself here."""
         return self
 
-    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Embed ids (B, T) that stand at ``positions`` (T,), (B, T, D)."""
-        x = self.token_embedding(tokens) * self.embedding_scale
-        return x if self.position_embedding is None else x + self.position_embedding(positions)
+    # Training.
 
-    def rotation(self, positions: Tensor) -> Rotation | None:
-        """Return the rotary angles of ``positions`` (T,), None with learned positions."""
-        return None if self.rotary is None else self.rotary(positions)
+    def supervision_step(
+        self, tokens: Tensor, first: int = 0, state: Any = None
+    ) -> SupervisionStep:
+        """Return the loss of the tokens from ``first`` on.
 
-    def encode(
-        self, inputs: Tensor, past: list[KeysValues] | None = None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """Run the blocks causally over ids (B, T) that follow what ``past`` holds.
-
-        Returns:
-            States (B, T, D), and each block's keys and values of past and new positions.
+        Args:
+            tokens: (B, T) ids.
+            first: tokens before this position do not count in the loss.
+            state: of the supervision step before on the same batch; None in the first.
         """
-        n_past = 0 if past is None else past[0][0].shape[2]
-        positions = torch.arange(n_past, n_past + inputs.shape[1], device=inputs.device)
-        if n_past + inputs.shape[1] > self.window_size:
-            raise ValueError(
-                f"{n_past + inputs.shape[1]} tokens do not fit into a window of {self.window_size}"
-            )
-        x, rotation = self.embed(inputs, positions), self.rotation(positions)
-        mask = None
-        if past is not None:
-            mask = positions[:, None] >= torch.arange(int(positions[-1]) + 1, device=x.device)
-        kept = []
-        for i, block in enumerate(self.layers):
-            x, keys_values = block(x, past[i] if past else None, mask, past is None, rotation)
-            kept.append(keys_values)
-        return x, kept
+        targets = tokens[:, first:, None]
+        nll = -self.log_probs(tokens, first).gather(2, targets).mean()
+        return SupervisionStep(nll, nll)
 
-    def shift_right(self, tokens: Tensor) -> Tensor:
-        """Put the start token before ``tokens`` (B, T) and drop the last one."""
-        return torch.cat((torch.full_like(tokens[:, :1], self.start_token), tokens[:, :-1]), dim=1)
+    def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
+        """Return the distributions (B, T, V) that the loss is made of, by name, and the next state.
 
-    def logits(self, states: Tensor) -> Tensor:
-        """Map states (…, D) to logits over the vocabulary (…, V)."""
-        return nn.functional.linear(self.final_norm(states), self._head_weight)
-
-    def cross_entropy(self, states: Tensor, targets: Tensor) -> Tensor:
-        """Return the mean nats of ``targets`` (N,) under the logits of ``states`` (N, D)."""
-        return vocabulary_cross_entropy(self.final_norm(states), self._head_weight, targets)
+        The leak audit checks them; a position that the loss does not use holds zeros.
+        """
+        return {"loss": self.log_probs(tokens)}, None
 
     @property
-    def _head_weight(self) -> Tensor:
-        return self.token_embedding.weight if self.head is None else self.head.weight
+    def cuda_graph_safe(self) -> bool:
+        """Whether training steps can be recorded as a CUDA graph and replayed.
+
+        They must differ only in their tokens and in random numbers drawn on the GPU: no state is
+        carried from step to step, no decision depends on values, nothing requires a host sync.
+        """
+        return self.n_supervision == 1 and self.exit_threshold is None
+
+    # Generation.
+
+    def open_window(self) -> IncrementalWindow | None:
+        """Return an empty window to generate into; None where text is drawn from log_probs."""
+        return None
+
+    # Depth.
+
+    def with_exit_threshold(self, threshold: float | None) -> "LanguageModel":
+        """Return the same weights with another ``exit_threshold``; None for the full depth.
+
+        Raises:
+            UserError: for a model that refines nothing, or a threshold out of range.
+        """
+        if threshold is None:
+            return self
+        raise UserError(
+            f"exit_threshold={threshold}: this model refines nothing that could stop early.",
+            "Leave it out.",
+        )
+
+    def depths(self, tokens: Tensor, first: int = 0) -> Tensor:
+        """Return how many refinements :meth:`log_probs` scores each token with, (B, T - first)."""
+        return torch.full((len(tokens), tokens.shape[1] - first), self.scoring_depth)
+
+    # Analysis.
+
+    def trace(
+        self, tokens: Tensor, first: int = 0, depth: int = 0, by_recursion: int = 0
+    ) -> Iterator[Reading]:
+        """Yield the prediction after each of ``depth`` refinements, the start first.
+
+        Args:
+            tokens: (B, T) ids.
+            first: tokens before this position are not predicted.
+            depth: refinements to run, at full depth for every token.
+            by_recursion: up to this refinement, also yield the answer after each recursion.
+        """
+        yield Reading(0, 0, self.log_probs(tokens, first))
+
+    def ablations(self) -> dict[str, tuple[str, LogProbs]]:
+        """Return ways to score the model with a part taken out: what that means, and the scores."""
+        return {}
+
+    # Size.
+
+    @property
+    def layers(self) -> list[nn.Module]:
+        """The modules that run once in each pass; used to count passes in generation."""
+        return []
 
     def n_parameters(self) -> int:
         """Count the trained numbers; a tied head counts once."""
         return sum(p.numel() for p in self.parameters() if p.requires_grad)
-
-    def _initialise(self, module: nn.Module) -> None:
-        """N(0, 0.02) as GPT-2, biases 0: a block that runs many times starts out doing little."""
-        if isinstance(module, nn.Linear | nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        if isinstance(module, nn.Linear) and module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -1,7 +1,7 @@
-"""Adaptive depth: states stop being refined when refinement no longer changes their answer.
+"""Adaptive depth: states stop being refined when a refinement no longer changes their answer.
 
-A fixed point is looked for instead of learning when to halt (as the TRM paper does): it needs no
-second loss, and it cannot look at the token that is to be predicted.
+Looks for a fixed point instead of learning when to halt (as the TRM paper does): there is no
+second loss, and the decision cannot depend on the token to predict.
 
 Shapes: B rows, S states, D width.
 """
@@ -9,44 +9,43 @@ Shapes: B rows, S states, D width.
 import torch
 from torch import Tensor
 
-State = tuple[Tensor, Tensor]  # the answer y and the latent z, (B, S, D) each
+State = tuple[Tensor, ...]  # the answer y first, then a latent z where there is one; (B, S, D) each
 
 
-class Halting:
-    """Keeps the states that have stopped as they are, while the others go on.
+class EarlyExit:
+    """Freezes the states that have converged, while the others continue.
 
-    States that know the same tokens stop together: those of a chunk, as long as none of them has
-    read another one's token. What later states see of one that has stopped is its last state.
+    States that know the same tokens exit together: those of a chunk, as long as none of them has
+    read another one's token. Later states see the last state of one that has exited.
 
     Args:
-        below: a unit stops when a refinement changes its answers by less than this part of their
-            size (root mean square, mean over the unit).
-        units: (S,) the unit of each state, 0, 1, ….
+        threshold: a group exits when a refinement changes its answers by less than this part of
+            their norm (mean over the group).
+        groups: (S,) the exit group of each state, 0, 1, ….
     """
 
-    def __init__(self, below: float, units: Tensor) -> None:
-        self.below = below
-        self.units = units
-        self._sizes = units.bincount()
-        self._going: Tensor | None = None
+    def __init__(self, threshold: float, groups: Tensor) -> None:
+        self.threshold = threshold
+        self.groups = groups
+        self._sizes = groups.bincount()
+        self._active: Tensor | None = None  # (B, S, 1)
 
     @property
-    def all_stopped(self) -> bool:
-        """Whether there is nothing left to refine."""
-        return self._going is not None and not bool(self._going.any())
+    def all_exited(self) -> bool:
+        """Whether nothing is left to refine."""
+        return self._active is not None and not bool(self._active.any())
 
     def __call__(self, old: State, new: State) -> State:
-        """Return the ``new`` state where refinement goes on, and the ``old`` one elsewhere."""
-        if self._going is not None:
-            going = self._going
-            y, z = (torch.where(going, b, a) for a, b in zip(old, new, strict=True))
-            new = y, z
-        still = self._changes(old[0].detach(), new[0].detach()) >= self.below
-        self._going = still if self._going is None else self._going & still
+        """Return the ``new`` state where refinement continues, the ``old`` one elsewhere."""
+        if self._active is not None:
+            active = self._active
+            new = tuple(torch.where(active, b, a) for a, b in zip(old, new, strict=True))
+        active = self._changes(old[0].detach(), new[0].detach()) >= self.threshold
+        self._active = active if self._active is None else self._active & active
         return new
 
     def _changes(self, old: Tensor, new: Tensor) -> Tensor:
-        """Return the relative change of each state's unit, (B, S, 1)."""
+        """Return the relative change of each state's group, (B, S, 1)."""
         change = (new - old).norm(dim=-1) / new.norm(dim=-1)
-        total = change.new_zeros(len(change), len(self._sizes)).index_add_(1, self.units, change)
-        return (total / self._sizes)[:, self.units, None]
+        total = change.new_zeros(len(change), len(self._sizes)).index_add_(1, self.groups, change)
+        return (total / self._sizes)[:, self.groups, None]

@@ -1,73 +1,61 @@
-"""Negative controls: nets that see the answer, each in a way in which real ones have gone wrong.
+"""Controls of the leak audit: models that see the answer, each in a way real ones have gone wrong.
 
-They are here to show that the leak audit finds them. The fifth control needs no class of its own:
-it is :class:`RecursiveNet` with ``chunk_start=target``.
+The audit must fail every one of them. ``conf/model/leaky_target_start.yaml`` is another: the notes'
+own model, which starts from the answer.
 
 Shapes: B windows, T tokens, C chunk, D width.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
-from trm_lightning.models.context import CachedContext, Context
-from trm_lightning.models.transformer import KeysValues
-from trm_lightning.models.trm import RecursiveNet, State
+from trm_lightning.models.lookahead import Window
+from trm_lightning.models.looped import Looped
 
 
-class LeakyNet(RecursiveNet):
-    """A recursive net whose numbers are no perplexities, and are not called so."""
+class LeakyModel(Looped):
+    """A looped Transformer whose numbers are not perplexities and are not called so."""
 
     is_likelihood = False
 
 
-class LeakyChunkMask(LeakyNet):
-    """A chunk's states look one token too far: the mask of the context is shifted by one."""
+class LeakyChunkMask(LeakyModel):
+    """The attention mask is shifted by one: each state also sees the next one."""
 
-    def unroll(self, context: Context, y: Tensor, z: Tensor, depth: int) -> Iterator[State]:
-        """See :meth:`RecursiveNet.unroll`."""
-        assert isinstance(context, CachedContext)
-        n_context = context.kept[0][0].shape[2]
-        visible = context.visible.clone()
-        visible[..., 1:n_context] |= context.visible[..., : n_context - 1]
-        return super().unroll(context.seeing(visible), y, z, depth)
-
-
-class LeakyContextMask(LeakyNet):
-    """The context's encoder is not causal: each of its states sees the whole window."""
-
-    def encode(
-        self, inputs: Tensor, past: list[KeysValues] | None = None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """See :meth:`LanguageNet.encode`."""
-        positions = torch.arange(inputs.shape[1], device=inputs.device)
-        x, rotation = self.embed(inputs, positions), self.rotation(positions)
-        kept = []
-        for block in self.layers:
-            x, keys_values = block(x, rotation=rotation)
-            kept.append(keys_values)
-        return x, kept
+    def _open(self, tokens: Tensor, first: int) -> Window:
+        window = super()._open(tokens, first)
+        n = len(window.blocks_pass.rows.positions)
+        mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril(1)
+        window.blocks_pass = window.blocks_pass.with_mask(mask)
+        return window
 
 
-class LeakyPooledChunk(LeakyNet):
-    """Each state is told the mean of its chunk, of which it is a part; so are those after it."""
+class LeakyContextMask(LeakyModel):
+    """Attention is not causal: each state sees the whole window."""
 
-    def encode(
-        self, inputs: Tensor, past: list[KeysValues] | None = None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """See :meth:`LanguageNet.encode`; T is a multiple of C here."""
-        states, kept = super().encode(inputs, past)
-        pooled = states.unflatten(1, (-1, self.chunk_size)).mean(dim=2)
-        return states + pooled.repeat_interleave(self.chunk_size, dim=1), kept
+    def _open(self, tokens: Tensor, first: int) -> Window:
+        window = super()._open(tokens, first)
+        n = len(window.blocks_pass.rows.positions)
+        mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device)
+        window.blocks_pass = window.blocks_pass.with_mask(mask)
+        return window
 
 
-class LeakyBatchStatistics(LeakyNet):
-    """States are centred by their mean over the positions of all windows of a batch."""
+class LeakyPooledChunk(LeakyModel):
+    """Each state is told the mean of its pair of positions, the later one included."""
 
-    def encode(
-        self, inputs: Tensor, past: list[KeysValues] | None = None
-    ) -> tuple[Tensor, list[KeysValues]]:
-        """See :meth:`LanguageNet.encode`."""
-        states, kept = super().encode(inputs, past)
-        return states - states.mean(dim=(0, 1)), kept
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Add the mean over each pair of positions."""
+        x = super().embed(tokens, positions)
+        padded = torch.nn.functional.pad(x, (0, 0, 0, x.shape[1] % 2))
+        pooled = padded.unflatten(1, (-1, 2)).mean(dim=2).repeat_interleave(2, dim=1)
+        return x + pooled[:, : x.shape[1]]
+
+
+class LeakyBatchStatistics(LeakyModel):
+    """Embeddings are centred by their mean over the positions of all windows of a batch."""
+
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Subtract the mean over the batch."""
+        x = super().embed(tokens, positions)
+        return x - x.mean(dim=(0, 1))

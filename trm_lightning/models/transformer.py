@@ -1,172 +1,118 @@
-"""Transformer blocks whose keys and values can be kept, so that nothing is computed twice.
+"""What all Transformers of the package share: embeddings, blocks, an output head.
 
-Shapes: B batch, T positions, D width, H heads.
+Shapes: B batch, T tokens, D width, V vocabulary.
 """
 
+from typing import Literal, cast
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_lightning.models.attention import attention_in_groups, attention_with_dropout
-from trm_lightning.models.dropout import Dropout
+from trm_lightning.models.arguments import raise_problems, shape_problems
+from trm_lightning.models.base import LanguageModel
+from trm_lightning.models.blocks import Block, RotaryPositions, Rotation, make_norm
+from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
 
-KeysValues = tuple[Tensor, Tensor]  # each (B, H, T, D / H)
-Rotation = tuple[Tensor, Tensor]  # cosine and sine, each (T, D / H / 2)
 
-
-class RotaryPositions(nn.Module):
-    """Rotary position embedding (Su et al., arXiv 2104.09864): angles for positions 0 … n - 1.
+class Transformer(LanguageModel):
+    """A language model made of Transformer blocks.
 
     Args:
-        n_positions: how many positions the tables hold.
-        head_width: width of one attention head; must be even.
+        vocab_size: V; known once the data are.
+        start_token: id that stands before the first token.
+        window_size: L, the longest window.
+        width: D.
+        n_layers: number of different blocks.
+        n_heads: attention heads; divides ``width``.
+        dropout: rate in attention, after the GELU and after the MLP.
+        positions: ``learned`` embeddings or ``rotary`` angles.
+        norm: ``pre`` (LayerNorm before each branch) or ``post`` (RMSNorm, states of unit size).
+        tied_head: the output head is the token embedding.
+        attention_init: of the query, key and value projections: ``normal`` (0, 0.02), or
+            ``xavier`` (uniform), which ``nn.MultiheadAttention`` draws and the notes keep.
+
+    Raises:
+        UserError: naming every argument that does not fit.
     """
 
-    cosine: Tensor
-    sine: Tensor
-
-    def __init__(self, n_positions: int, head_width: int, base: float = 10_000.0) -> None:
-        super().__init__()
-        frequency = base ** (-torch.arange(0, head_width, 2, dtype=torch.float64) / head_width)
-        angle = torch.arange(n_positions, dtype=torch.float64)[:, None] * frequency
-        self.register_buffer("cosine", angle.cos().float(), persistent=False)
-        self.register_buffer("sine", angle.sin().float(), persistent=False)
-
-    def forward(self, positions: Tensor) -> Rotation:
-        """Return the rotation for integer ``positions`` of shape (T,)."""
-        return self.cosine[positions], self.sine[positions]
-
-
-def rotate(x: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate the two halves of each head, (B, H, T, d) -> the same shape and type."""
-    cosine, sine = (part.to(x.dtype) for part in rotation)
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cosine - b * sine, a * sine + b * cosine), dim=-1)
-
-
-class Attention(nn.Module):
-    """Multi-head attention with biases, split into its steps so that callers can reuse them."""
-
-    def __init__(self, width: int, n_heads: int, dropout: float) -> None:
-        super().__init__()
-        self.n_heads = n_heads
-        self.dropout = dropout
-        self.qkv = nn.Linear(width, 3 * width)
-        self.out = nn.Linear(width, width)
-
-    def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values of ``x`` (B, T, D), each (B, H, T, D / H)."""
-        q, k, v = (self._split_heads(part) for part in self.qkv(x).chunk(3, dim=-1))
-        if rotation is not None:
-            q, k = rotate(q, rotation), rotate(k, rotation)
-        return q, k, v
-
-    def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:
-        """Return keys and values alone, for rows that ask nothing themselves."""
-        width = x.shape[-1]
-        kv = F.linear(x, self.qkv.weight[width:], self.qkv.bias[width:])
-        k, v = (self._split_heads(part) for part in kv.chunk(2, dim=-1))
-        return (k if rotation is None else rotate(k, rotation)), v
-
-    def attend(
-        self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False
-    ) -> Tensor:
-        """Attend and mix heads; ``mask`` is boolean, True where a query may look. -> (B, T, D)."""
-        if self.rate > 0 and q.device.type == "cpu":
-            y = attention_with_dropout(q, k, v, mask, causal, self.rate)
-        else:
-            y = F.scaled_dot_product_attention(q, k, v, mask, self.rate, causal)
-        return self._merge_heads(y)
-
-    def attend_in_groups(
-        self, q: Tensor, past: KeysValues, own: KeysValues, mask: Tensor
-    ) -> Tensor:
-        """Attend and mix heads; see :func:`attention_in_groups`. -> (B, S, D)."""
-        return self._merge_heads(attention_in_groups(q, past, own, mask, self.rate))
+    def __init__(
+        self,
+        vocab_size: int,
+        start_token: int,
+        window_size: int,
+        width: int,
+        n_layers: int,
+        n_heads: int,
+        dropout: float = 0.0,
+        positions: Literal["learned", "rotary"] = "learned",
+        norm: Literal["pre", "post"] = "pre",
+        tied_head: bool = True,
+        attention_init: Literal["normal", "xavier"] = "normal",
+    ) -> None:
+        raise_problems(shape_problems(window_size, width, n_layers, n_heads, dropout))
+        super().__init__(vocab_size, start_token, window_size)
+        self.width = width
+        self.norm = norm
+        self.embedding_scale = 1.0
+        self.token_embedding = nn.Embedding(vocab_size, width)
+        learned = positions == "learned"
+        self.position_embedding = nn.Embedding(window_size, width) if learned else None
+        self.rotary = None if learned else RotaryPositions(window_size, width // n_heads)
+        self.blocks = nn.ModuleList(Block(width, n_heads, dropout, norm) for _ in range(n_layers))
+        self.final_norm = make_norm(width, norm)
+        self.head = None if tied_head else nn.Linear(width, vocab_size, bias=False)
+        self.apply(_initialise)
+        if attention_init == "xavier":
+            for block in self.layers:
+                nn.init.xavier_uniform_(block.attention.qkv.weight)
 
     @property
-    def rate(self) -> float:
-        """The rate of dropout, 0 when not in training."""
-        return self.dropout if self.training else 0.0
+    def layers(self) -> list[Block]:  # type: ignore[override]
+        """The blocks, with their type."""
+        return cast(list[Block], list(self.blocks))
 
-    def _merge_heads(self, y: Tensor) -> Tensor:
-        mixed: Tensor = self.out(y.transpose(1, 2).flatten(2))
-        return mixed
+    def shift_right(self, tokens: Tensor) -> Tensor:
+        """Put the start token before ``tokens`` (B, T) and drop the last one."""
+        return torch.cat((torch.full_like(tokens[:, :1], self.start_token), tokens[:, :-1]), dim=1)
 
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+    def embed(self, tokens: Tensor, positions: Tensor) -> Tensor:
+        """Embed ids (B, T) that stand at ``positions`` (T,), (B, T, D)."""
+        x = self.token_embedding(tokens) * self.embedding_scale
+        return x if self.position_embedding is None else x + self.position_embedding(positions)
 
+    def rotation(self, positions: Tensor) -> Rotation | None:
+        """Return the rotary angles of ``positions`` (T,), None with learned positions."""
+        return None if self.rotary is None else self.rotary(positions)
 
-class Block(nn.Module):
-    """Attention and a GELU network, each with a residual path.
+    def encode(self, inputs: Tensor) -> Tensor:
+        """Run the blocks causally over ids (B, T) from position 0 on; return states (B, T, D)."""
+        positions = torch.arange(inputs.shape[1], device=inputs.device)
+        x, rotation = self.embed(inputs, positions), self.rotation(positions)
+        for block in self.layers:
+            x, _ = block(x, causal=True, rotation=rotation)
+        return x
 
-    Args:
-        width: D, a multiple of ``n_heads``.
-        n_heads: attention heads.
-        dropout: in attention, after the GELU and after the MLP.
-        norm: ``pre``, LayerNorm before each branch as in GPT-2; or ``post``, RMSNorm after each
-            residual sum as in the TRM paper, which keeps a state that is fed back bounded.
-    """
+    def logits(self, states: Tensor) -> Tensor:
+        """Map states (…, D) to logits over the vocabulary (…, V)."""
+        return nn.functional.linear(self.final_norm(states), self._head_weight)
 
-    def __init__(self, width: int, n_heads: int, dropout: float, norm: str) -> None:
-        super().__init__()
-        self.pre_norm = norm == "pre"
-        self.norm_attention = make_norm(width, norm)
-        self.attention = Attention(width, n_heads, dropout)
-        self.norm_mlp = make_norm(width, norm)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(4 * width, width),
-            Dropout(dropout),
-        )
+    def distribution(self, states: Tensor) -> Tensor:
+        """Map states (…, D) to float32 log-probabilities (…, V)."""
+        return torch.log_softmax(self.logits(states).float(), dim=-1)
 
-    def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values of the block's input ``x`` (B, T, D)."""
-        return self.attention.project(self._attention_input(x), rotation)
+    def nll(self, states: Tensor, targets: Tensor) -> Tensor:
+        """Return the mean nats of ``targets`` (B, T) under the predictions of states (B, T, D)."""
+        normed = self.final_norm(states.flatten(0, 1))
+        return vocabulary_cross_entropy(normed, self._head_weight, targets.flatten())
 
-    def keys_values(self, x: Tensor, rotation: Rotation | None = None) -> KeysValues:
-        """Return keys and values of the block's input ``x`` (B, T, D)."""
-        return self.attention.keys_values(self._attention_input(x), rotation)
-
-    def finish(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add the attention branch ``attended`` to ``x`` and run the MLP, (B, T, D)."""
-        if self.pre_norm:
-            x = x + attended
-            return x + self.mlp(self.norm_mlp(x))
-        x = self.norm_attention(x + attended)
-        return self.norm_mlp(x + self.mlp(x))
-
-    def forward(
-        self,
-        x: Tensor,
-        past: KeysValues | None = None,
-        mask: Tensor | None = None,
-        causal: bool = False,
-        rotation: Rotation | None = None,
-    ) -> tuple[Tensor, KeysValues]:
-        """Run the block; ``past`` holds keys and values of rows that come before ``x``.
-
-        Returns:
-            The new states (B, T, D), and keys and values of past and ``x`` together.
-        """
-        q, k, v = self.project(x, rotation)
-        if past is not None:
-            k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)
-        return self.finish(x, self.attention.attend(q, k, v, mask, causal)), (k, v)
-
-    def forward_in_groups(
-        self, x: Tensor, past: KeysValues, mask: Tensor, rotation: Rotation | None
-    ) -> Tensor:
-        """Run the block over states in groups, (B, S, D); see :func:`attention_in_groups`."""
-        q, *own = self.project(x, rotation)
-        return self.finish(x, self.attention.attend_in_groups(q, past, (own[0], own[1]), mask))
-
-    def _attention_input(self, x: Tensor) -> Tensor:
-        return self.norm_attention(x) if self.pre_norm else x
+    @property
+    def _head_weight(self) -> Tensor:
+        return self.token_embedding.weight if self.head is None else self.head.weight
 
 
-def make_norm(width: int, norm: str) -> nn.Module:
-    """Return the normalisation that belongs to a block's ``norm`` placement."""
-    return nn.LayerNorm(width) if norm == "pre" else nn.RMSNorm(width, eps=1e-6)
+def _initialise(module: nn.Module) -> None:
+    """N(0, 0.02) as GPT-2, biases 0: a block that runs many times starts out doing little."""
+    if isinstance(module, nn.Linear | nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    if isinstance(module, nn.Linear) and module.bias is not None:
+        nn.init.zeros_(module.bias)

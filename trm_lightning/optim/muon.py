@@ -1,6 +1,6 @@
-"""Muon: momentum whose every direction is followed equally far.
+"""Muon: momentum with orthogonalized updates.
 
-The matrix of a linear layer learns along its gradient's momentum, orthogonalised: all singular
+The matrix of a linear layer moves along its gradient's momentum, orthogonalized: all singular
 values become about one (Jordan et al., 2024, "Muon: An optimizer for hidden layers in neural
 networks"; scaled as in arXiv 2502.16982). All else (embeddings, norms, biases) learns by AdamW.
 A matrix that runs r times in a forward pass takes steps r ** -0.5 times as long, since each of them
@@ -82,10 +82,10 @@ def orthogonalised(matrix: Tensor) -> Tensor:
     return x.T if matrix.shape[0] > matrix.shape[1] else x
 
 
-def hidden_matrices(net: nn.Module) -> list[Tensor]:
+def hidden_matrices(model: nn.Module) -> list[Tensor]:
     """Return the trained matrices of linear layers, without those that map to a vocabulary."""
     return [
         module.weight
-        for name, module in net.named_modules()
+        for name, module in model.named_modules()
         if isinstance(module, nn.Linear) and name != "head" and module.weight.requires_grad
     ]

@@ -26,7 +26,7 @@ KEYS = {
     "steps",
     "groups",
     "ablations",
-    "halting",
+    "early_exit",
     "measure",
     "is_likelihood",
     "split",
@@ -40,7 +40,7 @@ CAPTIONS = {
     "changes": "Tokens whose most probable guess differs from the refinement before.",
     "drift": "1 means that a refinement leaves the direction of a state as it was.",
     "norms": "Mean Euclidean norm of the states of scored tokens.",
-    "halting": "Chunks stop when a refinement changes their answer by less than a bound; beside "
+    "early_exit": "Chunks stop when a refinement changes their answer by less than a bound; beside "
     "it, every chunk refined equally often. Further left is less work for the same text.",
 }
 HEAT_MAP_CAPTION = (
@@ -92,7 +92,7 @@ def analysis_sections(folder: Path, content: dict[str, Any]) -> list[Section]:
     tables = [_group_table(content, name, rows) for name, rows in content["groups"].items()]
     text = "" if "recursion" in content else _scope(content)
     sections.append(Section("Where it helps", text, groups, tables))
-    if content["halting"]:
+    if content["early_exit"]:
         sections.append(Section("Where refinement can stop", _HALTING, tables=[_halting(content)]))
     if content["ablations"]:
         sections.append(Section("Parts taken out", _ABLATIONS, tables=[_ablations(content)]))
@@ -115,11 +115,11 @@ _HALTING = (
 def _halting(content: dict[str, Any]) -> Table:
     measure = content["measure"]
     rows = [
-        [f"{row['halt_below']:g}", fixed(row["mean_depth"]), number(row[measure], 5)]
-        for row in content["halting"]
+        [f"{row['exit_threshold']:g}", fixed(row["mean_depth"]), number(row[measure], 5)]
+        for row in content["early_exit"]
     ]
     header = ["Bound", "Refinements per token", measure_label(content).capitalize()]
-    trained = content["recursion"].get("halt_below")
+    trained = content["recursion"].get("exit_threshold")
     note = "" if trained is None else f"The run was trained and is scored with {trained:g}."
     return Table("", header, rows, note)
 
@@ -129,7 +129,7 @@ def _numbers(content: dict[str, Any]) -> list[Number]:
     rows = {row["refinement"]: row for row in whole_refinements(content)}
     trained = content.get("recursion", {}).get("scoring_depth", 0)
     # A net that was trained to halt is measured at full depth here, so that depths compare.
-    halts = content.get("recursion", {}).get("halt_below") is not None
+    halts = content.get("recursion", {}).get("exit_threshold") is not None
     scored = "at full depth" if halts else "as scored"
     numbers = [Number(label, number(rows[trained][measure]), f"{scored}, {content['split']}")]
     if trained:

@@ -45,8 +45,8 @@ def analysis_figures(content: Content) -> dict[str, Figure]:
         figures["depth"] = _depth(content)
         for name, (title, unit, series) in CURVES.items():
             figures[name] = _curves(content, title, unit, series)
-        if content["halting"]:
-            figures["halting"] = _halting(content)
+        if content["early_exit"]:
+            figures["early_exit"] = _early_exit(content)
     for name, groups in content["groups"].items():
         draw = _groups_by_depth if "recursion" in content else _groups
         figures[name.replace(" ", "_")] = draw(content, name, groups)
@@ -65,19 +65,12 @@ def whole_refinements(content: Content) -> list[dict[str, Any]]:
 
 
 def is_supervised(content: Content, row: dict[str, Any]) -> bool:
-    """Say whether training teaches the answer of this refinement.
-
-    The last of each supervision step, and with ``earlier_weight`` those before it that carry
-    gradient.
-    """
+    """Say whether the loss is made of the answer after this refinement."""
     recursion, refinement = content["recursion"], row["refinement"]
-    if refinement == 0:
-        return bool(recursion["chunk_start"] == "draft")
+    if not 0 < refinement <= recursion["scoring_depth"]:
+        return False
     in_step = (refinement - 1) % recursion["n_refinements"] + 1
-    taught = recursion.get("grad_refinements", 1) if recursion.get("earlier_weight", 0.0) else 1
-    return bool(
-        in_step > recursion["n_refinements"] - taught and refinement <= recursion["scoring_depth"]
-    )
+    return bool(in_step > recursion["n_refinements"] - recursion["supervised_depths"])
 
 
 def _depth(content: Content) -> Figure:
@@ -109,13 +102,13 @@ def _depth(content: Content) -> Figure:
     return figure
 
 
-def _halting(content: Content) -> Figure:
+def _early_exit(content: Content) -> Figure:
     """Score against mean depth: chunks that stop one by one, and all at the same depth."""
     label, measure = measure_label(content), content["measure"]
     figure, axes = new_axes("Halting", "refinements per token", label)
     trained = content["recursion"]["scoring_depth"]
     fixed = [row for row in whole_refinements(content) if 1 <= row["refinement"] <= trained]
-    halting = sorted(content["halting"], key=lambda row: row["mean_depth"])
+    halting = sorted(content["early_exit"], key=lambda row: row["mean_depth"])
     add_line(axes, 0, [row["mean_depth"] for row in halting], [row[measure] for row in halting],
              "chunks that halt")  # fmt: skip
     add_line(axes, 1, [row["refinement"] for row in fixed], [row[measure] for row in fixed],

@@ -10,7 +10,7 @@ from matplotlib.patches import Rectangle
 from torch import Tensor
 
 from trm_lightning.data.tokenizer import Tokenizer
-from trm_lightning.models import RecursiveNet
+from trm_lightning.models import LanguageModel
 
 MAX_ROWS = 12
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
@@ -18,7 +18,7 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
 @torch.no_grad()
 def refinement_figure(
-    net: RecursiveNet, tokenizer: Tokenizer, tokens: Tensor, n_columns: int = 10
+    model: LanguageModel, tokenizer: Tokenizer, tokens: Tensor, n_columns: int = 10
 ) -> Figure:
     """Draw how the top guess for the last tokens of a window changes from refinement to refinement.
 
@@ -29,18 +29,18 @@ def refinement_figure(
     does.
 
     Args:
-        net: in evaluation mode.
+        model: in evaluation mode.
         tokenizer: names the tokens.
         tokens: (T,) ids of one window.
         n_columns: as many of the last chunks are drawn as fit, at least one.
     """
-    n_rows = min(net.scoring_depth + 1, MAX_ROWS)
-    depths = np.linspace(0, net.scoring_depth, n_rows).round().astype(int).tolist()
-    size = net.chunk_size
+    n_rows = min(model.scoring_depth + 1, MAX_ROWS)
+    depths = np.linspace(0, model.scoring_depth, n_rows).round().astype(int).tolist()
+    size = model.chunk_size
     n_chunks = -(-len(tokens) // size)
     first = max(n_chunks - max(n_columns // size, 1), 0) * size
-    window = tokens.to(next(net.parameters()).device)
-    scores = torch.cat(net.log_probs_at(window[None], depths, first)).exp()  # (rows, columns, V)
+    window = tokens.to(next(model.parameters()).device)
+    scores = torch.cat(model.log_probs_at(window[None], depths, first)).exp()  # (rows, columns, V)
     probs, guesses = (x.cpu().numpy() for x in scores.max(dim=-1))
     actual = tokens[first:].tolist()
 
@@ -60,7 +60,7 @@ def refinement_figure(
     for edge in range(size, len(actual), size):
         axes.axvline(edge - 0.5, color="black", linewidth=0.8)
     _label(axes, depths, [visible(tokenizer.token(token)) for token in actual])
-    given = "" if net.is_likelihood else ": chunks start from the answer"
+    given = "" if model.is_likelihood else ": chunks start from the answer"
     axes.set_title("Top guesses, right ones framed" + given, fontsize=10)
     return figure
 

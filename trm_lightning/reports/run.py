@@ -8,7 +8,6 @@ import torch
 
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
-from trm_lightning.models import RecursiveNet
 from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, KEYS, analysis_sections
 from trm_lightning.reports.curves import AXES, run_curve
 from trm_lightning.reports.document import (
@@ -69,7 +68,7 @@ def warning(results: dict[str, Any]) -> str:
 
 
 def _net_name(results: dict[str, Any]) -> str:
-    return str(results["config"]["model"]["net"]["_target_"]).rpartition(".")[2]
+    return str(results["config"]["model"]["_target_"]).rpartition(".")[2]
 
 
 def score_label(name: str, score: dict[str, Any]) -> str:
@@ -147,17 +146,16 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
 
 def _heat_map(folder: Path, results: dict[str, Any]) -> list[Section]:
     """Draw the refinement of the validation split's first window; no section without one."""
-    if _net_name(results) == "AutoregressiveNet":
-        return []
     title = "A window of text"
     try:
         run = load_run(folder)
         data = open_data(run)
     except UserError as error:  # a report can be made where checkpoint or text are gone
         return [Section(title, f"There is no picture of it: {error.what}")]
-    if not isinstance(run.net, RecursiveNet):
+    if not run.model.scoring_depth:
         return []
-    tokens = np.asarray(data.splits["val"].tokens[: run.net.window_size], dtype=np.int64)
-    figure = refinement_figure(run.net, run.tokenizer, torch.from_numpy(tokens), N_HEAT_MAP_TOKENS)
+    window = np.asarray(data.splits["val"].tokens[: run.model.window_size], dtype=np.int64)
+    tokens = torch.from_numpy(window)
+    figure = refinement_figure(run.model, run.tokenizer, tokens, N_HEAT_MAP_TOKENS)
     more = f"More of this: python -m trm_lightning.analyze run={folder}"
     return [Section(title, more, [Picture("refinement", HEAT_MAP_CAPTION, figure, wide=True)])]

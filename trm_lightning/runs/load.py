@@ -20,45 +20,45 @@ from omegaconf import OmegaConf
 
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
-from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.models import LanguageModel
 
 
 @dataclass(frozen=True)
 class LoadedRun:
-    """A trained net with all that is needed to use it.
+    """A trained model with all that is needed to use it.
 
     Attributes:
         folder: the run folder; of a checkpoint that was moved elsewhere, the folder it lies in.
         checkpoint: the file the weights came from.
         config: the run's composed config.
-        net: in evaluation mode, with averaged weights where the run kept some.
+        model: in evaluation mode, with averaged weights where the run kept some.
         tokenizer: the run's own.
         facts: data fingerprint and the like, see :func:`describe_run`.
-        optimizer_steps: how long the net was trained.
+        optimizer_steps: how long the model was trained.
     """
 
     folder: Path
     checkpoint: Path
     config: Any
-    net: LanguageNet
+    model: LanguageModel
     tokenizer: Tokenizer
     facts: dict[str, Any]
     optimizer_steps: int
 
 
 def load_run(
-    path: str | Path, device: torch.device | None = None, halt_below: float | None = None
+    path: str | Path, device: torch.device | None = None, exit_threshold: float | None = None
 ) -> LoadedRun:
     """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
 
     Args:
         path: of the folder or file.
-        device: to put the net on; None is the CPU.
-        halt_below: stop refinement there (see :class:`RecursiveNet`); None: as in training.
+        device: to put the model on; None is the CPU.
+        exit_threshold: stop refining there (see :class:`EarlyExit`); None: as in training.
 
     Raises:
         UserError: where there is no checkpoint, or it cannot be read or is of another version; for
-            a bound out of range or on a net that has nothing to stop.
+            a threshold out of range or a model that refines nothing.
     """
     file = find_checkpoint(Path(path))
     checkpoint = read_checkpoint(file)
@@ -66,44 +66,36 @@ def load_run(
     config = OmegaConf.create(facts["config"])
     tokenizer = tokenizer_from_state(facts["tokenizer"])
     try:
-        net = build_net(config, tokenizer)
+        model = build_model(config.model, tokenizer)
     except InstantiationException as error:
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(
-            f"{file} describes a net that this version of trm_lightning cannot build: {reason}",
+            f"{file} describes a model that this version of trm_lightning cannot build: {reason}",
             "Settings change between versions; results.json names the commit of this run.",
         ) from error
     weights = {
-        key.removeprefix("net."): value
+        key.removeprefix("model."): value
         for key, value in checkpoint["state_dict"].items()
-        if key.startswith("net.")
+        if key.startswith("model.")
     }
     if checkpoint["ema"] is not None:
         weights |= checkpoint["ema"]["average"]
-    net.load_state_dict(weights)
+    model.load_state_dict(weights)
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     steps = checkpoint["counters"]["optimizer_steps"]
-    net.leaks = bool((facts.get("audit") or {}).get("leaks"))
-    net.to(device or torch.device("cpu")).eval()
-    if halt_below is not None:
-        net = _halting_below(net, halt_below)
-    return LoadedRun(folder, file, config, net, tokenizer, facts, steps)
+    model.leaks = bool((facts.get("audit") or {}).get("leaks"))
+    model.to(device or torch.device("cpu")).eval()
+    if exit_threshold is not None:
+        model = model.with_exit_threshold(exit_threshold)
+    return LoadedRun(folder, file, config, model, tokenizer, facts, steps)
 
 
-def _halting_below(net: LanguageNet, bound: float) -> LanguageNet:
-    if not isinstance(net, RecursiveNet):
-        raise UserError(
-            f"halt_below={bound}: this run's net refines nothing that could stop.", "Leave it out."
-        )
-    return net.halting_below(bound)
-
-
-def build_net(config: Any, tokenizer: Tokenizer) -> LanguageNet:
-    """Build the net that ``config`` describes for a tokenizer's vocabulary."""
-    net: LanguageNet = instantiate(
-        config.model.net, vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id
+def build_model(config: Any, tokenizer: Tokenizer) -> LanguageModel:
+    """Build the model of a config's ``model`` node for a tokenizer's vocabulary."""
+    model: LanguageModel = instantiate(
+        config, vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id
     )
-    return net
+    return model
 
 
 def find_device(name: str) -> torch.device:

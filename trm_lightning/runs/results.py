@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.evaluation.likelihood import Score, safe_exp
-from trm_lightning.models import LanguageNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import environment
 from trm_lightning.training.callbacks.train_log import read_lines
 
@@ -25,7 +25,7 @@ MEANINGS = {
 }
 
 
-def describe_run(cfg: DictConfig, data: TextDataModule, net: LanguageNet) -> dict[str, Any]:
+def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) -> dict[str, Any]:
     """Return what identifies a run, as plain containers: saved in checkpoints and results."""
     split = data.splits["val"]
     floor = split.entropy_floor_nats
@@ -37,8 +37,8 @@ def describe_run(cfg: DictConfig, data: TextDataModule, net: LanguageNet) -> dic
         "data_fingerprint": data.fingerprint,
         "train_tokens": data.splits["train"].n_tokens,
         "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
-        "parameters": net.n_parameters(),
-        "is_likelihood": net.is_likelihood,
+        "parameters": model.n_parameters(),
+        "is_likelihood": model.is_likelihood,
         "eval_window": data.window_size,
         "eval_stride": data.eval_stride or data.window_size // 2,
     }
@@ -124,7 +124,7 @@ def score_lines(name: str, score: dict[str, Any]) -> list[str]:
 
 
 def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
-    other = "trm" if "AutoregressiveNet" in results["config"]["model"]["net"]["_target_"] else "ar"
+    other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
     purpose = "the baseline" if other == "ar" else "the recursive model"
     program, *arguments = results["environment"]["command"]
     own = ("model=", "model.", "resume=", "hydra.")  # of this model and this run alone

@@ -6,12 +6,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trm_lightning.data import Tokenizer
 from trm_lightning.errors import UserError
-from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import LoadedRun, find_device, load_run
+from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 
 # Tokens that are decoded again with each new one, so that blanks between words come out right
@@ -28,35 +30,25 @@ def generate(cfg: DictConfig) -> None:
     """
     if cfg.n_samples < 1:
         raise UserError(f"n_samples must be at least 1 (is {cfg.n_samples}).")
-    run = load_run(cfg.run, find_device(cfg.device), cfg.halt_below)
+    run = load_run(cfg.run, find_device(cfg.device), cfg.exit_threshold)
     prompt = encode_prompt(run, str(cfg.prompt))
-    if not run.net.is_likelihood:
+    if not run.model.is_likelihood:
         _note("this model was trained with the answer in view; it writes without it.")
-    generator = torch.Generator().manual_seed(cfg.seed)
+    sampler: Sampler = instantiate(cfg.sampling, generator=torch.Generator().manual_seed(cfg.seed))
     start = time.perf_counter()
-    n_blocks = len(run.net.layers)
-    with count_blocks(run.net) as blocks:
+    with count_layers(run.model) as calls:
         for i in range(cfg.n_samples):
             if cfg.n_samples > 1:
                 print(f"--- {i + 1} ---")
-            ids = sample(
-                run.net,
-                prompt,
-                cfg.n_tokens,
-                temperature=cfg.temperature,
-                top_k=cfg.top_k,
-                top_p=cfg.top_p,
-                generator=generator,
-            )
+            ids = sample(run.model, prompt, cfg.n_tokens, sampler)
             print(run.tokenizer.decode(prompt), end="")
             for piece in text_pieces(run.tokenizer, prompt, ids):
                 print(piece, end="", flush=True)
             print()
     seconds, n = time.perf_counter() - start, cfg.n_tokens * cfg.n_samples
     _note(
-        f"{n} tokens in {seconds:.1f} s, {n / seconds:.0f} tokens/s, "
-        f"{len(blocks) / n_blocks / n:.1f} passes through the blocks per token"
-        + _tokens_per_run(run.net, n, len(blocks) / n_blocks)
+        f"{n} tokens in {seconds:.1f} s, {n / seconds:.0f} tokens/s"
+        + _passes(run.model, n, len(calls))
     )
 
 
@@ -88,31 +80,27 @@ def text_pieces(tokenizer: Tokenizer, prompt: Sequence[int], ids: Iterable[int])
 
 
 @contextmanager
-def count_blocks(net: LanguageNet) -> Iterator[list[None]]:
-    """Give a list that grows by an entry with each block that runs: a pass has one per layer.
-
-    A block of which only keys and values are computed does not count.
-    """
-    blocks: list[None] = []
-    # What every kind of pass calls as a module, once.
-    handles = [
-        layer.mlp.register_forward_hook(lambda *_: blocks.append(None)) for layer in net.layers
-    ]
+def count_layers(model: LanguageModel) -> Iterator[list[None]]:
+    """Give a list that grows by an entry with each call of one of the model's layers."""
+    calls: list[None] = []
+    handles = [layer.register_forward_hook(lambda *_: calls.append(None)) for layer in model.layers]
     try:
-        yield blocks
+        yield calls
     finally:
         for handle in handles:
             handle.remove()
 
 
-def _tokens_per_run(net: LanguageNet, n_tokens: int, n_passes: float) -> str:
-    """Say how many tokens a run of the recursion gives, where states look ahead."""
-    if not isinstance(net, RecursiveNet) or net.attention != "recursive":
+def _passes(model: LanguageModel, n_tokens: int, n_calls: int) -> str:
+    """Say how many passes through the layers a token took, and what a whole prediction gave."""
+    if not model.layers:
         return ""
-    if net.halt_below is not None:
-        return f", {n_passes / n_tokens:.2f} passes per token"
-    n_runs = n_passes / (net.scoring_depth * (net.n_recursions + 1))
-    return f", {n_tokens / n_runs:.2f} tokens per run of the recursion"
+    n_passes = n_calls / len(model.layers)
+    text = f", {n_passes / n_tokens:.2f} passes through the blocks per token"
+    if model.chunk_size == 1 or model.exit_threshold is not None:
+        return text
+    per_prediction = n_passes / (model.n_passes * model.n_supervision)
+    return f"{text}, {n_tokens / per_prediction:.2f} tokens per prediction"
 
 
 def _note(text: str) -> None:

@@ -10,12 +10,12 @@ from hydra.utils import instantiate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 _WINDOWS = 4  # enough to average over the random number of revealed tokens
 
 
-def build_module(config: Any, vocab_size: int) -> LanguageModule:
+def build_module(config: Any, vocab_size: int) -> TrainingModule:
     """Build the untrained module of a run's config, without dropout (it costs no products)."""
     model = copy.deepcopy(config["model"])
     model["net"]["dropout"] = 0.0
@@ -23,7 +23,7 @@ def build_module(config: Any, vocab_size: int) -> LanguageModule:
     net = {"vocab_size": vocab_size, "start_token": 0}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        module: LanguageModule = instantiate(model, net=net, supervised_tokens=supervised or window)
+        module: TrainingModule = instantiate(model, net=net, supervised_tokens=supervised or window)
     return module
 
 
@@ -57,7 +57,7 @@ def _count_flops(config: str, vocab_size: int) -> int:
         tokens = torch.randint(vocab_size, (_WINDOWS, window))
         with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
             state = None
-            for _ in range(module.net.n_supervision):
+            for _ in range(module.model.n_supervision):
                 supervised = module.supervision_step(tokens, state)
                 supervised.loss.backward()
                 state = supervised.state

@@ -129,7 +129,7 @@ def budget_settings(cfg: DictConfig, run: DictConfig) -> dict[str, float | None]
     """
     asked = {str(name): value for name, value in cfg.budget.items() if value is not None}
     limits = dict.fromkeys(map(str, run.budget)) | asked if asked else dict(run.budget)
-    every = max(1, round(run.eval_every * cfg.scale)) * run.model.net.get("n_supervision", 1)
+    every = max(1, round(run.eval_every * cfg.scale)) * run.model.get("n_supervision", 1)
     shares = {f"budget.{name}": _share(name, limit, cfg.scale) for name, limit in limits.items()}
     # A run that is killed loses what it did since its last validation at most.
     saved = min(run.checkpoint_every, every)
@@ -246,6 +246,6 @@ def _tokens_asked(config: DictConfig) -> tuple[tuple[str, float], ...]:
     """Return the limits on tokens: exact for steps and tokens, by epochs as they stand."""
     asked = {name: value for name, value in config.budget.items() if value is not None}
     if "steps" in asked:
-        batches = asked.pop("steps") / config.model.net.get("n_supervision", 1)
+        batches = asked.pop("steps") / config.model.get("n_supervision", 1)
         asked["tokens in steps"] = batches * config.data.batch_size * config.data.window_size
     return tuple(asked.items())

@@ -134,7 +134,7 @@ def check_same_parameters(plan: Plan) -> None:
         told = ", ".join(f"{n} {c:,} ({100 * (c / base - 1):+.1f} %)" for n, c in counts.items())
         raise UserError(
             f"The models differ in parameters by more than 1 %: {told}.",
-            "Give entries with their own model.net.width or n_layers.",
+            "Give entries with their own model.width or n_layers.",
         )
 
 

@@ -1,7 +1,5 @@
-"""LightningModules: losses, deep supervision by manual optimization, exact validation."""
+"""Training: deep supervision by manual optimization, callbacks, a run from start to end."""
 
-from trm_lightning.training.ar import ARModule
-from trm_lightning.training.module import LanguageModule, Supervised
-from trm_lightning.training.trm import TRMModule
+from trm_lightning.training.module import TrainingModule
 
-__all__ = ["ARModule", "LanguageModule", "Supervised", "TRMModule"]
+__all__ = ["TrainingModule"]

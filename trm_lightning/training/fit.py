@@ -17,9 +17,9 @@ from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.files import write_json
-from trm_lightning.runs.load import check_resumable
+from trm_lightning.runs.load import build_model, check_resumable
 from trm_lightning.runs.results import MEANINGS, describe_run, results_of, summary
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
     Checkpoints,
     LeakAudit,
@@ -50,9 +50,9 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data.setup()
     module = build_module(cfg, data)
     module.cuda_graph = cfg.cuda_graph
-    module.total_steps = total_steps(cfg.budget, data, module.net.n_supervision)
-    data.n_batches = math.ceil(module.total_steps / module.net.n_supervision)
-    facts = describe_run(cfg, data, module.net)
+    module.total_steps = total_steps(cfg.budget, data, module.model.n_supervision)
+    data.n_batches = math.ceil(module.total_steps / module.model.n_supervision)
+    facts = describe_run(cfg, data, module.model)
     if cfg.resume:
         data.start_batch = check_resumable(Path(cfg.resume), facts)
 
@@ -77,7 +77,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     except TrainingStop:
         raise KeyboardInterrupt from None
-    facts["is_likelihood"] = module.net.is_likelihood and not module.net.leaks
+    facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
     course = {  # before a checkpoint is loaded for the test
         "status": "completed",
         "optimizer_steps": module.optimizer_steps,
@@ -95,7 +95,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 def final_scores(
     cfg: DictConfig,
     trainer: L.Trainer,
-    module: LanguageModule,
+    module: TrainingModule,
     log: TrainLog,
     checkpoints: Checkpoints,
 ) -> tuple[dict[str, Score], dict[str, Score]]:
@@ -104,7 +104,7 @@ def final_scores(
     The last validation of training serves where it is of the last step and scored everything.
     """
     data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    if log.validated_step != module.optimizer_steps or len(module.net.scorers()) > 1:
+    if log.validated_step != module.optimizer_steps or len(module.model.scorers()) > 1:
         trainer.validate(module, datamodule=data, verbose=False)
     final = module.scores
     if not cfg.test or "test" not in data.splits:
@@ -114,14 +114,14 @@ def final_scores(
     return final, module.scores
 
 
-def describe_to_loggers(trainer: L.Trainer, module: LanguageModule, facts: dict[str, Any]) -> None:
+def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:
     """Tell the loggers the config, and TensorBoard also what each of the run's numbers means."""
     for logger in trainer.loggers:
         logger.log_hyperparams(facts["config"])
         if isinstance(logger, TensorBoardLogger):
             config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
             logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
-            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.net.scorers()]
+            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.model.scorers()]
             logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 
 
@@ -138,16 +138,19 @@ def set_globals(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
-def build_module(cfg: DictConfig, data: TextDataModule) -> LanguageModule:
-    """Build net and module for the data's vocabulary."""
-    module: LanguageModule = instantiate(
-        cfg.model,
-        net={"vocab_size": data.vocab_size, "start_token": data.tokenizer.start_id},
-        supervised_tokens=data.supervised_tokens,
-    )
+def build_module(cfg: DictConfig, data: TextDataModule) -> TrainingModule:
+    """Build the model for the data's vocabulary, and what trains it."""
+    model = build_model(cfg.model, data.tokenizer)
     if cfg.compile:
-        module.net.compile()
-    return module
+        model.compile()
+    return TrainingModule(
+        model,
+        optimizer=instantiate(cfg.optimizer),
+        schedule=instantiate(cfg.schedule),
+        supervised_tokens=data.supervised_tokens,
+        grad_clip=cfg.grad_clip,
+        ema_decay=cfg.ema_decay,
+    )
 
 
 def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
@@ -176,7 +179,7 @@ def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) ->
 
 
 def build_trainer(
-    cfg: DictConfig, module: LanguageModule, callbacks: list[L.Callback]
+    cfg: DictConfig, module: TrainingModule, callbacks: list[L.Callback]
 ) -> L.Trainer:
     """Build Lightning's Trainer, with everything switched off that counts batches as steps.
 
@@ -194,7 +197,7 @@ def build_trainer(
             max_steps=module.total_steps,
             max_epochs=-1,
             min_epochs=0,
-            val_check_interval=math.ceil(cfg.eval_every / module.net.n_supervision),
+            val_check_interval=math.ceil(cfg.eval_every / module.model.n_supervision),
             check_val_every_n_epoch=None,
             num_sanity_val_steps=0,
             enable_checkpointing=False,

@@ -1,6 +1,5 @@
-"""One training loop for every net: supervision steps by manual optimization."""
+"""One training loop for every model: supervision steps by manual optimization."""
 
-from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -15,25 +14,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.evaluation import LikelihoodSum, Score, TextCounts
-from trm_lightning.models import LanguageNet
-from trm_lightning.optim.optimizers import TimeShare
+from trm_lightning.models import LanguageModel
+from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
 from trm_lightning.training.ema import EmaWeights
-
-
-@dataclass(frozen=True)
-class Supervised:
-    """What one supervision step hands back.
-
-    Attributes:
-        loss: what is minimised.
-        nats: mean surprise per supervised token, for the log; without auxiliary terms.
-        state: what the next supervision step on the same batch starts from; detached.
-    """
-
-    loss: Tensor
-    nats: Tensor
-    state: Any = None
 
 
 @dataclass(frozen=True)
@@ -46,16 +30,16 @@ class StepRecord:
     tokens_seen: int
 
 
-class LanguageModule(L.LightningModule):
-    """Trains a net for ``net.n_supervision`` optimizer steps per batch, and validates exactly.
+class TrainingModule(L.LightningModule):
+    """Trains a model for ``model.n_supervision`` optimizer steps per batch, and validates exactly.
 
     Each supervision step is a forward pass, a backward pass, clipping, an optimizer step, a
     scheduler step and an EMA step; the state goes on, detached, into the next. Counters are its
     own: Lightning's global step and batch index differ when a batch takes several steps.
 
     Args:
-        net: the net to train.
-        optimizer: makes the optimizer from the net.
+        model: the model to train.
+        optimizer: makes the optimizer from the model.
         schedule: makes the schedule from the optimizer and ``total_steps``.
         grad_clip: largest gradient norm; None for no clipping.
         ema_decay: decay of the averaged weights that are validated; None for none.
@@ -64,7 +48,7 @@ class LanguageModule(L.LightningModule):
     Attributes:
         total_steps: optimizer steps of the whole run, exactly; set before the run starts.
         cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps are alike
-            (``net.steps_alike``, :func:`can_be_graphed`); set likewise.
+            (``model.cuda_graph_safe``, :func:`can_be_graphed`); set likewise.
         time_share: tells how much of a budget in seconds is used up; set likewise.
         scores: the last validation's scores, by names such as ``val/ppl``.
     """
@@ -73,7 +57,7 @@ class LanguageModule(L.LightningModule):
 
     def __init__(
         self,
-        net: LanguageNet,
+        model: LanguageModel,
         optimizer: Callable[..., Optimizer],
         schedule: Callable[..., LambdaLR],
         supervised_tokens: int,
@@ -82,11 +66,11 @@ class LanguageModule(L.LightningModule):
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
-        self.net = net
+        self.model = model
         self.make_optimizer = optimizer
         self.make_schedule = schedule
         self.grad_clip = grad_clip
-        self.ema = None if ema_decay is None else EmaWeights(net, ema_decay)
+        self.ema = None if ema_decay is None else EmaWeights(model, ema_decay)
         self.supervised_tokens = supervised_tokens
         self.cuda_graph = False
         self._graphed: GraphedStep | None = None
@@ -99,19 +83,15 @@ class LanguageModule(L.LightningModule):
         self.scores: dict[str, Score] = {}
         self._sums: dict[str, LikelihoodSum] = {}
 
-    @abstractmethod
-    def supervision_step(self, tokens: Tensor, state: Any) -> Supervised:
-        """Run the net on ids (B, L) and return the loss; ``state`` is None in the first step."""
-
     # Training.
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
-        optimizer = self.make_optimizer(self.net)
+        optimizer = self.make_optimizer(self.model)
         schedule = self.make_schedule(
             optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
         )
-        graphed = self.cuda_graph and self.net.steps_alike
+        graphed = self.cuda_graph and self.model.cuda_graph_safe
         graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
         self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -119,33 +99,39 @@ class LanguageModule(L.LightningModule):
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
         """Train on one batch of ids (B, L) for all its supervision steps."""
         state, nats, grad_norm = None, [], torch.zeros((), device=tokens.device)
-        for _ in range(self.net.n_supervision):
+        for _ in range(self.model.n_supervision):
             # Every process counts alike, so all leave the loop together.
             if self.optimizer_steps >= self.total_steps:
                 break
             if self._graphed is not None:
                 self._graphed.tokens = tokens
                 self._optimizer_step()
-                surprise, grad_norm = self._graphed.numbers
+                nll, grad_norm = self._graphed.numbers
             else:
-                supervised = self.supervision_step(tokens, state)
-                grad_norm = self._backward(supervised.loss)
+                step = self.model.supervision_step(tokens, self._first(tokens), state)
+                grad_norm = self._backward(step.loss)
                 self._optimizer_step()
-                state, surprise = supervised.state, supervised.nats.detach()
-            nats.append(surprise)
+                state, nll = step.state, step.nll.detach()
+            nats.append(nll)
         self.batches_seen += 1
         self.tokens_seen += tokens.numel() * self.trainer.world_size
         self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
 
     def _clipped_gradients(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run a whole supervision step but for the update; return nats and gradient norm."""
-        supervised = self.supervision_step(tokens, None)
-        return supervised.nats, self._backward(supervised.loss)
+        step = self.model.supervision_step(tokens, self._first(tokens))
+        return step.nll, self._backward(step.loss)
+
+    def _first(self, tokens: Tensor) -> int:
+        """Return the first position whose token counts in the loss."""
+        return tokens.shape[1] - self.supervised_tokens
 
     def _backward(self, loss: Tensor) -> Tensor:
         self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
         self.manual_backward(loss)
-        return torch.nn.utils.clip_grad_norm_(self.net.parameters(), self.grad_clip or float("inf"))
+        return torch.nn.utils.clip_grad_norm_(
+            self.model.parameters(), self.grad_clip or float("inf")
+        )
 
     def _optimizer_step(self) -> None:
         self.optimizers().step()  # type: ignore[union-attr]
@@ -154,7 +140,7 @@ class LanguageModule(L.LightningModule):
         torch.clear_autocast_cache()
         self.lr_schedulers().step()  # type: ignore[union-attr]
         if self.ema is not None:
-            self.ema.update(self.net)
+            self.ema.update(self.model)
         self.optimizer_steps += 1
 
     # Validation.
@@ -163,7 +149,7 @@ class LanguageModule(L.LightningModule):
         """Score the averaged weights, where there are any."""
         self._sums = {}
         if self.ema is not None:
-            self.ema.exchange(self.net)
+            self.ema.exchange(self.model)
 
     def validation_step(
         self, batch: tuple[Tensor, int], batch_idx: int, dataloader_idx: int = 0
@@ -174,7 +160,7 @@ class LanguageModule(L.LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Put the training weights back, and turn sums over all processes into scores."""
         if self.ema is not None:
-            self.ema.exchange(self.net)
+            self.ema.exchange(self.model)
         self.scores = {name: self._summed(name, total) for name, total in self._sums.items()}
         for name, score in self.scores.items():
             # For callbacks that monitor a metric; the loggers get it against optimizer steps.
@@ -194,7 +180,7 @@ class LanguageModule(L.LightningModule):
 
     def _score(self, batch: tuple[Tensor, int], split: str) -> None:
         tokens, first = batch
-        scorers = list(self.net.scorers().items())
+        scorers = list(self.model.scorers().items())
         if self.trainer.state.fn == TrainerFn.FITTING:
             # Training is followed by the number it is for; the others come when it is over.
             scorers = scorers[:1]
@@ -220,15 +206,15 @@ class LanguageModule(L.LightningModule):
         return data
 
     @contextmanager
-    def scoring(self) -> Iterator[LanguageNet]:
-        """Give the net as it is scored: averaged weights, no dropout, no gradient."""
-        was_training = self.net.training
-        self.net.eval()
+    def scoring(self) -> Iterator[LanguageModel]:
+        """Give the model as it is scored: averaged weights, no dropout, no gradient."""
+        was_training = self.model.training
+        self.model.eval()
         try:
-            with self.ema.applied_to(self.net) if self.ema else nullcontext(), torch.no_grad():
-                yield self.net
+            with self.ema.applied_to(self.model) if self.ema else nullcontext(), torch.no_grad():
+                yield self.model
         finally:
-            self.net.train(was_training)
+            self.model.train(was_training)
 
     # State.
 

@@ -8,7 +8,7 @@ import torch
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_atomically
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.stop import TrainingStop
 
 
@@ -45,7 +45,7 @@ class Checkpoints(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put random number generators where the checkpoint left them."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         self._next_save = pl_module.optimizer_steps + self.every
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"].cpu())
@@ -56,15 +56,15 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Save ``last`` when ``every`` steps have gone by."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         if pl_module.optimizer_steps >= self._next_save:
             self._next_save = pl_module.optimizer_steps + self.every
             self.save(trainer, self.last)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save ``best`` when the validation score is the lowest so far."""
-        assert isinstance(pl_module, LanguageModule)
-        # The first score is the one the net is trained for; see LanguageNet.scorers.
+        assert isinstance(pl_module, TrainingModule)
+        # The first score is the one the net is trained for; see LanguageModel.scorers.
         score = next(iter(pl_module.scores.values())).perplexity
         if score < self.best_score:
             self.best_score, self.best_step = score, pl_module.optimizer_steps

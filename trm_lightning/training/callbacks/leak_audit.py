@@ -12,16 +12,16 @@ from trm_lightning.data import TextDataModule
 from trm_lightning.files import write_json
 from trm_lightning.leakage.audit import Audit
 from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER, audit_scores, verdict
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 RULE = "=" * 88
 
 
 class LeakAudit(L.Callback):
-    """Audits the net, in the cheap form, with the weights that are validated.
+    """Audits the model, in the cheap form, with the weights that are validated.
 
-    A net that leaks trains on, but none of its numbers is called a perplexity from then on:
-    ``net.leaks`` is set. No random generator and no weight is touched, so a run trains the same,
+    A model that leaks trains on, but none of its numbers is called a perplexity from then on:
+    ``model.leaks`` is set. No random generator and no weight is touched, so a run trains the same,
     bit for bit, with and without it. In a distributed run every process audits, since all of them
     must call the numbers the same.
 
@@ -47,14 +47,14 @@ class LeakAudit(L.Callback):
         if not self.enabled:
             self._tell(trainer, "leak audit: off. Nothing has checked what this model can see.")
             return
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
         start = time.perf_counter()
-        with pl_module.scoring() as net:
-            audits = audit_scores(net, data, thorough=False)
-            is_likelihood = net.is_likelihood
+        with pl_module.scoring() as model:
+            audits = audit_scores(model, data, thorough=False)
+            is_likelihood = model.is_likelihood
         self.facts["audit"] = verdict(audits)
-        pl_module.net.leaks = self.facts["audit"]["leaks"]
+        pl_module.model.leaks = self.facts["audit"]["leaks"]
         if trainer.is_global_zero:
             scores = {name: audit.as_dict() for name, audit in audits.items()}
             write_json(self.path, {**self.facts["audit"], "scores": scores})

@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.train_log import TrainLog
 
 
@@ -25,7 +25,7 @@ class Progress(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open the bar at the step where training starts."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         if trainer.is_global_zero:
             self.bar = tqdm(
                 total=pl_module.total_steps,
@@ -40,7 +40,7 @@ class Progress(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Move on by the steps of one batch."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         if self.bar is not None:
             self.bar.set_postfix_str(self._numbers(), refresh=False)
             self.bar.update(pl_module.optimizer_steps - self.bar.n)

@@ -8,10 +8,11 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from trm_lightning.data import TextDataModule, Tokenizer
-from trm_lightning.models import LanguageNet, RecursiveNet
+from trm_lightning.models import LanguageModel
 from trm_lightning.reports.refinement_figure import refinement_figure
+from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 SEED = 0  # the same draws at every validation: what changes is the model
 N_SHOWN = 16  # tokens of the prompt that stand before a sample
@@ -20,7 +21,7 @@ N_SHOWN = 16  # tokens of the prompt that stand before a sample
 class Samples(L.Callback):
     """Continues the validation split's first window, with the weights that are validated.
 
-    The text goes to ``path`` and to TensorBoard; for a recursive net TensorBoard also gets the
+    The text goes to ``path`` and to TensorBoard; for a recursive model TensorBoard also gets the
     refinement picture of that window. Draws come from a generator of its own and no weight is
     touched for good, so a run trains the same, bit for bit, with and without it.
 
@@ -38,26 +39,26 @@ class Samples(L.Callback):
         boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
         if not trainer.is_global_zero or not (self.path or boards):
             return
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
         step = pl_module.optimizer_steps
-        with pl_module.scoring() as net:
-            window = np.asarray(data.splits["val"].tokens[: net.window_size], dtype=np.int64)
-            text = self._continue(net, data.tokenizer, window.tolist())
+        with pl_module.scoring() as model:
+            window = np.asarray(data.splits["val"].tokens[: model.window_size], dtype=np.int64)
+            text = self._continue(model, data.tokenizer, window.tolist())
             for board in boards:
                 # Indented, Markdown shows text as it is.
                 board.experiment.add_text("samples", "    " + text.replace("\n", "\n    "), step)
-                if isinstance(net, RecursiveNet):
-                    figure = refinement_figure(net, data.tokenizer, torch.from_numpy(window))
+                if model.scoring_depth:
+                    figure = refinement_figure(model, data.tokenizer, torch.from_numpy(window))
                     board.experiment.add_figure("refinement", figure, step)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(f"--- step {step} ---\n{text}\n\n")
 
-    def _continue(self, net: LanguageNet, tokenizer: Tokenizer, prompt: list[int]) -> str:
-        """Return the prompt's end and what the net adds to it."""
-        generator = torch.Generator().manual_seed(SEED)
-        ids = list(sample(net, prompt, self.n_tokens, generator=generator))
+    def _continue(self, model: LanguageModel, tokenizer: Tokenizer, prompt: list[int]) -> str:
+        """Return the prompt's end and what the model adds to it."""
+        sampler = Sampler(torch.Generator().manual_seed(SEED))
+        ids = list(sample(model, prompt, self.n_tokens, sampler))
         shown = prompt[-N_SHOWN:]
         before = tokenizer.decode(shown)
         return f"…{before} ▸{tokenizer.decode(shown + ids)[len(before) :]}"

@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning as L
 
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 
 class TrainingStop(Exception):  # noqa: N818 -- a request, not an error
@@ -33,7 +33,7 @@ class StopCleanly(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
         """Stop here, unless a validation is due: a resumed run would leave it out."""
-        assert isinstance(pl_module, LanguageModule)
+        assert isinstance(pl_module, TrainingModule)
         if pl_module.batches_seen % int(trainer.val_check_batch or 1):
             self._stop_if_asked(trainer)
 

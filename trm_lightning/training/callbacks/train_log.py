@@ -14,7 +14,7 @@ from torch import Tensor
 from trm_lightning.errors import TrainingError
 from trm_lightning.evaluation.likelihood import safe_exp
 from trm_lightning.files import write_text
-from trm_lightning.training import LanguageModule
+from trm_lightning.training import TrainingModule
 
 
 class TrainLog(L.Callback):
@@ -75,7 +75,7 @@ class TrainLog(L.Callback):
         """Return how much of ``max_seconds`` is used up, 0 without such a limit."""
         return self.seconds / self.max_seconds if self.max_seconds else 0.0
 
-    def flush(self, trainer: L.Trainer, module: LanguageModule) -> None:
+    def flush(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Check and log what has been collected since the last line."""
         if not self._nats or module.record is None:
             return
@@ -147,7 +147,7 @@ class TrainLog(L.Callback):
                 "(optimizer.lr=…), more warm-up (schedule.warmup_steps=…) or precision=32-true.",
             )
 
-    def _write(self, trainer: L.Trainer, module: LanguageModule, values: dict[str, float]) -> None:
+    def _write(self, trainer: L.Trainer, module: TrainingModule, values: dict[str, float]) -> None:
         self.latest.update(values)
         if not trainer.is_global_zero:
             return
@@ -178,6 +178,6 @@ def drop_lines_after(path: Path, step: int) -> None:
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
 
 
-def _language_module(module: L.LightningModule) -> LanguageModule:
-    assert isinstance(module, LanguageModule)
+def _language_module(module: L.LightningModule) -> TrainingModule:
+    assert isinstance(module, TrainingModule)
     return module
