@@ -136,12 +136,12 @@ def fit(configure: Configure) -> Fit:
 def test_training_is_the_same_with_and_without(
     fit: Fit, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    audited, facts = fit("model=trm", "model.ema_decay=0.9")
+    audited, facts = fit("model=trm", "ema_decay=0.9")
     assert facts["audit"] == {"passed": True, "leaks": False, "failed": {"ppl": []}}
     shown = capsys.readouterr().err
     assert shown.count("leak audit: 11 checks passed") == 1  # two validations, one audit
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["passed"]
-    alone, _ = fit("model=trm", "model.ema_decay=0.9", attach=False)
+    alone, _ = fit("model=trm", "ema_decay=0.9", attach=False)
     for name, value in audited.state_dict().items():
         assert torch.equal(value, alone.state_dict()[name]), name
     assert audited.scores == alone.scores

@@ -60,9 +60,13 @@ def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
 def test_scores_of_training_and_of_the_command_agree(
     configure: Configure, capsys: pytest.CaptureFixture[str], model: str
 ) -> None:
-    cfg = configure(f"model={model}", "model.ema_decay=0.8")
+    cfg = configure(f"model={model}", "ema_decay=0.8")
     final = train(cfg)["final"]["val/ppl"]
-    settings = {"run": f"{cfg.run_dir}/checkpoints/last.ckpt", "device": "cpu", "exit_threshold": None}
+    settings = {
+        "run": f"{cfg.run_dir}/checkpoints/last.ckpt",
+        "device": "cpu",
+        "exit_threshold": None,
+    }
     again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}))
     assert again["scores"]["val/ppl"]["total_nats"] == pytest.approx(final["total_nats"], rel=1e-7)
     assert f"{final['perplexity']:.3f}" in capsys.readouterr().out

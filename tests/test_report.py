@@ -397,9 +397,7 @@ def test_a_comparison_without_a_finished_run_is_told(tmp_path: Path) -> None:
 
 
 def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) -> None:
-    cfg = configure(
-        "model=trm", "model.chunk_size=2", "model.n_refinements=2", "budget.steps=4"
-    )
+    cfg = configure("model=trm", "model.chunk_size=2", "model.n_refinements=2", "budget.steps=4")
     train(cfg)
     run = Path(cfg.run_dir)
     html, markdown = make_report(run)

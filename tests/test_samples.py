@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule
-from trm_lightning.models import AR, Recursive
+from trm_lightning.models import AR, TRM, SourceTRM
 from trm_lightning.optim.optimizers import adamw, constant
 from trm_lightning.reports.refinement_figure import refinement_figure, visible
 from trm_lightning.sampling.sample import sample

@@ -184,13 +184,15 @@ def _parameters(target: Callable[..., Any]) -> tuple[dict[str, Parameter], bool]
     """Parameters of a class or function that a config may name, and whether it takes any (**).
 
     A class lists in `runtime_arguments` those that the program fills in, and a config need not.
-    One whose constructor takes `**arguments` hands them to its parent's, and so has those too.
+    A model whose constructor takes `**arguments` hands them to its parent's, and so has those too.
     """
     known, takes_any = _own_parameters(target)
-    if takes_any and inspect.isclass(target):
+    if takes_any and inspect.isclass(target) and hasattr(target, "runtime_arguments"):
         for parent in target.__mro__[1:-1]:
             if "__init__" in vars(parent):
                 inherited, takes_any = _own_parameters(parent)
+                if not target.__module__.startswith("trm_lightning."):  # it may fill some in itself
+                    inherited = {k: p._replace(required=False) for k, p in inherited.items()}
                 known = {**inherited, **known}
             if not takes_any:
                 break

@@ -84,8 +84,8 @@ def test_a_cpu_has_no_graphs(configure: Configure) -> None:
     [
         (["model=ar"], True),
         (["model=trm"], True),
-        (["model=trm_cached", "model.factorization=parallel"], True),
-        (["model=trm_cached"], False),
+        (["model=looped", "model.chunk_size=4"], True),
+        (["model=source_trm"], True),
         (["model=trm", "model.n_supervision=2"], False),
         (["model=trm", "model.exit_threshold=0.1"], False),
     ],
@@ -93,4 +93,4 @@ def test_a_cpu_has_no_graphs(configure: Configure) -> None:
 def test_steps_are_alike_where_nothing_is_carried_drawn_or_decided(
     configure: Configure, settings: list[str], alike: bool
 ) -> None:
-    assert made(configure(*settings))[1].net.cuda_graph_safe == alike
+    assert made(configure(*settings))[1].model.cuda_graph_safe == alike

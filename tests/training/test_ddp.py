@@ -11,7 +11,7 @@ ARGUMENTS = [
     "logger=none", "progress=false", "threads=1", "data.corpus.train_words=3000",
     "+data.corpus.val_words=600", "+data.corpus.test_words=600", "data.window_size=16",
     "data.batch_size=8", "model.width=16", "model.n_heads=2", "model.dropout=0",
-    "model.factorization=parallel", "model.n_supervision=2", "model.ema_decay=0.9",
+    "model.factorization=parallel", "model.n_supervision=2", "ema_decay=0.9",
     "budget={steps:6,tokens:null,epochs:null,seconds:null}", "eval_every=4", "log_every=2",
 ]  # fmt: skip
 

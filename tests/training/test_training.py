@@ -15,13 +15,13 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trm_lightning.errors import UserError
+from trm_lightning.models import TRM
 from trm_lightning.runs.load import load_run, read_checkpoint
-from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
 from trm_lightning.training.callbacks import Checkpoints
 from trm_lightning.training.fit import build_module, total_steps, train
 
-PARALLEL = ("model=trm_cached", "model.factorization=parallel", "model.dropout=0")
+PARALLEL = ("model=trm", "model.factorization=parallel", "model.dropout=0")
 
 
 def made(cfg: DictConfig) -> tuple[Any, Any]:
@@ -45,7 +45,6 @@ def test_supervision_loop_equals_a_plain_torch_loop(
         "schedule=constant",
         "optimizer=adamw",
         f"model.backprop_depth={backprop_depth}",
-        "model.chunk_start=query",
     )
     data, module = made(cfg)
     net = copy.deepcopy(module.model)
@@ -63,7 +62,7 @@ def test_supervision_loop_equals_a_plain_torch_loop(
             step += 1
             for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, step / 3)
-            refined = net(tokens, state)
+            refined = net(tokens, 0, state)
             loss = torch.nn.functional.cross_entropy(
                 net.logits(refined.answer).reshape(-1, data.vocab_size), tokens.reshape(-1)
             )
@@ -72,12 +71,12 @@ def test_supervision_loop_equals_a_plain_torch_loop(
             with_gradient |= {k for k, p in net.named_parameters() if p.grad is not None}
             torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
             optimizer.step()
-            state = tuple(part.detach() for part in refined.state)
+            state = refined.state
 
     train(cfg)
     trained = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
     for name, parameter in net.named_parameters():
-        a, b = trained[f"net.{name}"], parameter.data
+        a, b = trained[f"model.{name}"], parameter.data
         if name.endswith("qkv.bias"):
             # A key's bias shifts all scores of a query alike: its gradient is rounding noise,
             # which Adam scales up to full steps.
@@ -86,49 +85,33 @@ def test_supervision_loop_equals_a_plain_torch_loop(
     moved = {
         name
         for name, p in module.model.named_parameters()
-        if not torch.equal(p, trained[f"net.{name}"])
+        if not torch.equal(p, trained[f"model.{name}"])
     }
     assert moved == with_gradient
-    assert ("query" in with_gradient) == (backprop_depth == 2)
 
 
-@pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
-def test_the_look_ahead_counts_as_much_as_the_config_says(
-    configure: Configure, weight: float
-) -> None:
-    """The loss again, from how each factorization scores the batch."""
-    cfg = configure("model=trm", "model.intermediate_loss_weight=0", f"model.lookahead_loss_weight={weight}")
-    data, module = made(cfg)
-    tokens, net = next(iter(data.train_batches(1))), module.model.eval()
-    nats = {}
-    for net.factorization in ("parallel", "left_to_right"):
-        chosen = net.log_probs(tokens).gather(2, tokens[:, :, None])[:, :, 0]
-        nats[net.factorization] = -chosen
-    expected = nats["left_to_right"].mean() + weight * nats["parallel"][:, 1::2].mean()
-    supervised = module.supervision_step(tokens, None)
-    torch.testing.assert_close(supervised.loss, expected)
-    torch.testing.assert_close(supervised.nats, nats["left_to_right"].mean())
-
-
-@pytest.mark.parametrize(("attention", "backprop_depth"), [("recursive", 3), ("cached", 2)])
-def test_earlier_answers_count_as_much_as_the_config_says(
-    configure: Configure, attention: str, backprop_depth: int
-) -> None:
-    """The loss again, from the scores at each depth; what carries no gradient does not count."""
-    model = "trm" if attention == "recursive" else "trm_cached"
+@pytest.mark.parametrize("model", ["trm", "looped"])
+def test_the_loss_is_what_the_config_says(configure: Configure, model: str) -> None:
+    """The loss again, from the scores at each depth and of the other factorization."""
     cfg = configure(
-        f"model={model}", "model.n_refinements=3", "model.lookahead_loss_weight=0",
-        "model.intermediate_loss_weight=0.25", "model.factorization=parallel",
-        f"model.backprop_depth={backprop_depth}", "model.dropout=0",
+        f"model={model}", "model.n_refinements=3", "model.backprop_depth=2", "model.dropout=0",
+        "model.chunk_size=4", "model.intermediate_loss_weight=0.25",
+        "model.lookahead_loss_weight=0.5",
     )  # fmt: skip
     data, module = made(cfg)
-    tokens = next(iter(data.train_batches(1)))
-    scores = module.model.eval().log_probs_at(tokens, [1, 2, 3])
-    nats = [-s.gather(2, tokens[:, :, None]).mean() for s in scores]
-    expected = nats[2] + 0.25 * sum(nats[3 - backprop_depth : 2])
-    supervised = module.train().supervision_step(tokens, None)
-    torch.testing.assert_close(supervised.loss, expected)
-    torch.testing.assert_close(supervised.nats, nats[2])
+    tokens, net = next(iter(data.train_batches(1))), module.model
+
+    def nats(depth: int) -> torch.Tensor:
+        return -net.log_probs_at(tokens, [depth])[0].gather(2, tokens[:, :, None])[:, :, 0]
+
+    expected = nats(3).mean() + 0.25 * nats(2).mean()
+    net.factorization = "parallel"
+    ahead = torch.arange(16) % 4 > 0
+    expected = expected + 0.5 * nats(3)[:, ahead].mean()
+    net.factorization = "left_to_right"
+    step = net.train().supervision_step(tokens)
+    torch.testing.assert_close(step.loss, expected)
+    torch.testing.assert_close(step.nll, nats(3).mean())
 
 
 def test_max_steps_counts_optimizer_steps_exactly(configure: Configure) -> None:
@@ -180,8 +163,8 @@ def assert_same(a: Any, b: Any, path: str = "") -> None:
 
 
 RESUMABLE = {
-    "ar": ("model=ar", "model.ema_decay=0.9"),
-    "trm": ("model=trm", "model.ema_decay=0.9", "model.n_supervision=2"),
+    "ar": ("model=ar", "ema_decay=0.9"),
+    "trm": ("model=trm", "ema_decay=0.9", "model.n_supervision=2"),
 }
 
 
@@ -257,7 +240,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(configure: Configure) -> None:
     cfg = configure(
         "model=ar",
         "model.norm=pre",
-        "model.grad_clip=null",
+        "grad_clip=null",
         "optimizer.lr=1e18",
         "schedule=constant",
         "schedule.warmup_steps=0",
@@ -323,11 +306,13 @@ def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) 
     """
     seen: list[float] = []
 
-    class Watching(TrainingModule):
-        def supervision_step(self, tokens: torch.Tensor, state: Any) -> Any:
-            probe = torch.ones(1, self.net.width, device=tokens.device)
-            seen.append(float(self.net.logits(probe.to(self.dtype)).float().abs().sum()))
-            return super().supervision_step(tokens, state)
+    class Watching(TRM):
+        def supervision_step(self, tokens: torch.Tensor, first: int = 0, state: Any = None) -> Any:
+            weight = self.token_embedding.weight
+            with torch.no_grad():
+                probe = torch.ones(1, self.width, dtype=weight.dtype)
+                seen.append(float(self.logits(probe).float().abs().sum()))
+            return super().supervision_step(tokens, first, state)
 
     cfg = configure(
         *PARALLEL,
@@ -338,27 +323,27 @@ def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) 
         "schedule=constant",
         "schedule.warmup_steps=0",
     )
-    before = dict(made(cfg)[1].net.named_parameters())
+    before = dict(made(cfg)[1].model.named_parameters())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trm_lightning.training.TrainingModule", Watching)
+        patch.setattr("trm_lightning.models.TRM", Watching)
         train(cfg)
     assert len(set(seen)) == len(seen) == 8
     after = read_checkpoint(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")["state_dict"]
     for name, parameter in before.items():
         if parameter.requires_grad:
-            assert not torch.equal(after[f"net.{name}"].float(), parameter.data), name
+            assert not torch.equal(after[f"model.{name}"].float(), parameter.data), name
 
 
 def test_averaged_weights_are_what_is_validated_and_loaded(configure: Configure) -> None:
-    cfg = configure("model=ar", "model.ema_decay=0.5", "budget.steps=3", "eval_every=3")
+    cfg = configure("model=ar", "ema_decay=0.5", "budget.steps=3", "eval_every=3")
     results = train(cfg)
     run = load_run(cfg.run_dir)
     checkpoint = read_checkpoint(run.checkpoint)
     raw, average = checkpoint["state_dict"], checkpoint["ema"]["average"]
     assert checkpoint["ema"]["n_updates"] == 3
-    for name, parameter in run.net.named_parameters():
+    for name, parameter in run.model.named_parameters():
         assert torch.equal(parameter, average[name])
-        assert not torch.equal(parameter, raw[f"net.{name}"])
+        assert not torch.equal(parameter, raw[f"model.{name}"])
     data, _ = made(cfg)
     tokens = torch.as_tensor(data.splits["val"].tokens.astype("int64"))
     nats = 0.0
@@ -366,7 +351,7 @@ def test_averaged_weights_are_what_is_validated_and_loaded(configure: Configure)
         for t in range(0, len(tokens), 8):  # half a window at a time
             start = max(0, t - 8)
             piece = tokens[start : t + 8]
-            scores = run.net.log_probs(piece[None])[0].double()
+            scores = run.model.log_probs(piece[None])[0].double()
             for position in range(t - start, len(piece)):
                 nats -= float(scores[position, piece[position]])
     assert results["final"]["val/ppl"]["total_nats"] == pytest.approx(nats, rel=1e-6)

@@ -25,9 +25,7 @@ SETTINGS: dict[str, Any] = {
 
 def small_net() -> AR:
     torch.manual_seed(0)
-    return AR(
-        vocab_size=11, start_token=0, window_size=8, width=16, n_layers=2, n_heads=2
-    )
+    return AR(vocab_size=11, start_token=0, window_size=8, width=16, n_layers=2, n_heads=2)
 
 
 def train_for(net: nn.Module, steps: int, optimizers: list[Any]) -> None:

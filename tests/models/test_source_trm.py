@@ -1,4 +1,4 @@
-"""The nets against plain float64 formulas that share no code with them."""
+"""AR and the notes' model against plain float64 formulas that share no code with them."""
 
 import math
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from trm_lightning.models import AR, Recursive
+from trm_lightning.models import AR, SourceTRM
 
 Weights = dict[str, Tensor]
 SMALL = {"vocab_size": 11, "start_token": 1, "width": 16, "n_layers": 2, "n_heads": 4}
@@ -50,7 +50,7 @@ def plain_blocks(x: Tensor, w: Weights, n_layers: int, n_heads: int, causal: boo
 def plain_source_trm(
     tokens: Tensor, w: Weights, n_context: int, n_refinements: int, n_recursions: int, n_heads: int
 ) -> Tensor:
-    """The sources' warm-started model for one window (N + C,): logits (C, V) of the chunk."""
+    """The notes' warm-started model for one window (N + C,): logits (C, V) of the chunk."""
     n_layers = len({key.split(".")[1] for key in w if key.startswith("blocks.")})
     embedded = w["token_embedding.weight"][tokens] + w["position_embedding.weight"][: len(tokens)]
     context = plain_blocks(embedded[:n_context], w, n_layers, n_heads, causal=True)
@@ -78,20 +78,12 @@ def randomised(net: torch.nn.Module) -> Weights:
 
 @pytest.mark.parametrize("n_layers", [1, 2, 3])
 @pytest.mark.parametrize("chunk_size", [1, 2, 3])
-def test_joint_warm_start_is_the_sources_function(n_layers: int, chunk_size: int) -> None:
+def test_warm_start_is_the_notes_function(n_layers: int, chunk_size: int) -> None:
     settings = SMALL | {"n_layers": n_layers, "window_size": 6 + chunk_size}
-    net = Recursive(
-        **settings,
-        chunk_size=chunk_size,
-        n_refinements=3,
-        n_recursions=2,
-        chunk_start="target",
-        attention="joint",
-        factorization="parallel",
-    )
+    net = SourceTRM(**settings, chunk_size=chunk_size, n_refinements=3, n_recursions=2)
     w = randomised(net)
     tokens = torch.randint(11, (3, 6 + chunk_size), generator=torch.Generator().manual_seed(0))
-    logits = net.logits(net(tokens, first=6).answer)
+    logits = net.logits(net(tokens, first=6)[0])
     expected = torch.stack([plain_source_trm(row, w, 6, 3, 2, 4) for row in tokens])
     torch.testing.assert_close(logits, expected, rtol=0, atol=1e-9)
 
@@ -106,21 +98,18 @@ def test_more_gradient_would_be_noticed() -> None:
     """The gradient check above can tell which refinements carry gradient."""
     gradients = []
     for backprop_depth in (1, 3):
-        net = Recursive(
+        net = SourceTRM(
             **SMALL,
             window_size=8,
             chunk_size=2,
             n_refinements=3,
             n_recursions=2,
-            chunk_start="target",
-            attention="joint",
-            factorization="parallel",
             backprop_depth=backprop_depth,
         )
         randomised(net)
         tokens = torch.arange(8)[None]
         torch.nn.functional.cross_entropy(
-            net.logits(net(tokens, first=6).answer).flatten(0, 1), tokens[0, 6:]
+            net.logits(net(tokens, first=6)[0]).flatten(0, 1), tokens[0, 6:]
         ).backward()
         gradients.append(net.blocks[0].mlp[0].weight.grad)
     assert (gradients[0] - gradients[1]).abs().max() > 1e-3
@@ -137,68 +126,45 @@ def test_baseline_is_a_causal_transformer() -> None:
     torch.testing.assert_close(net.logits(net(tokens[None]))[0], expected, rtol=0, atol=1e-9)
 
 
-def plain_cached_trm(tokens: Tensor, w: Weights, net: Recursive, n_known: int) -> Tensor:
-    """One chunk of a ``cached`` draft net, its context encoded alone: logits (C, V).
-
-    ``tokens`` holds the context and the ``n_known`` first tokens of the chunk, nothing else.
-    """
-    n_heads, size = 4, net.chunk_size
-    inputs = torch.cat((torch.tensor([1]), tokens))
-    begin = len(tokens) - n_known
-    x = w["token_embedding.weight"][inputs] + w["position_embedding.weight"][: len(inputs)]
-    kept = []
-    for i in range(2):
-        kept.append(plain_norm(x, w, f"blocks.{i}.norm_attention"))
-        x = plain_blocks(
-            x,
-            {
-                k.replace(f"blocks.{i}.", "blocks.0."): v
-                for k, v in w.items()
-                if not k.startswith("blocks.") or k.startswith(f"blocks.{i}.")
-            },
-            1,
-            n_heads,
-            causal=True,
-        )
-    y = x[-1] + w["query"][: size - n_known]
-    z = torch.zeros_like(y)
-
-    def one_pass(s: Tensor) -> Tensor:
-        for i in range(2):
-            b = f"blocks.{i}"
-            rows = torch.cat((kept[i], plain_norm(s, w, f"{b}.norm_attention")))
-            attended = plain_attention(rows, w, f"{b}.attention", n_heads, causal=False)
-            s = s + attended[len(kept[i]) :]
-            h = plain_norm(s, w, f"{b}.norm_mlp") @ w[f"{b}.mlp.0.weight"].T
-            h = h + w[f"{b}.mlp.0.bias"]
-            h = h * 0.5 * (1 + torch.erf(h / math.sqrt(2)))
-            s = s + h @ w[f"{b}.mlp.3.weight"].T + w[f"{b}.mlp.3.bias"]
-        return s
-
-    assert begin % size == 0
-    for _ in range(net.scoring_depth):
-        for _ in range(net.n_recursions):
-            z = one_pass(y + z)
-        y = one_pass(y + z)
-    return plain_norm(y, w, "final_norm") @ w["token_embedding.weight"].T
+def test_the_authors_fix_learns_its_queries_through_every_refinement() -> None:
+    """Queries are drawn from N(0, 1), and the answer does not enter."""
+    torch.manual_seed(0)
+    arguments = SMALL | {"width": 64, "window_size": 34, "chunk_size": 2}
+    model = SourceTRM(**arguments, n_refinements=3, n_recursions=1, backprop_depth=3, start="query")
+    assert model.query is not None and 0.8 < float(model.query.std()) < 1.2
+    tokens = torch.randint(11, (4, 34), generator=torch.Generator().manual_seed(0))
+    model.supervision_step(tokens, first=32).loss.backward()
+    assert model.query.grad is not None and float(model.query.grad.abs().sum()) > 0
+    other = tokens.clone()
+    other[:, 32:] = (tokens[:, 32:] + 1) % 11
+    with torch.no_grad():
+        same = model.eval().log_probs(tokens, 32), model.log_probs(other, 32)
+    assert torch.equal(*same)
+    assert model.is_likelihood and list(model.scorers()) == ["ppl"]
 
 
-@pytest.mark.parametrize("factorization", ["parallel", "left_to_right"])
-def test_cached_chunks_of_a_window_equal_each_chunk_alone(factorization: str) -> None:
-    """All chunks at once under a mask give what each gives with its context alone."""
-    net = Recursive(
-        **SMALL,
-        window_size=9,
-        chunk_size=3,
-        n_refinements=2,
-        n_recursions=2,
-        factorization=factorization,  # type: ignore[arg-type]
-    )
-    w = randomised(net)
-    tokens = torch.randint(11, (9,), generator=torch.Generator().manual_seed(2))
-    scores = net.eval().log_probs(tokens[None])[0]
-    for t in range(9):
-        n_known = t % 3 if factorization == "left_to_right" else 0
-        seen = tokens[: t - t % 3 + n_known]
-        logits = plain_cached_trm(seen, w, net, n_known)[t % 3 - n_known]
-        torch.testing.assert_close(scores[t].double(), logits.log_softmax(-1), rtol=0, atol=1e-5)
+@pytest.mark.parametrize(("width", "std"), [(64, 0.088), (128, 0.0625)])
+def test_attention_is_initialised_as_the_notes_leave_it(width: int, std: float) -> None:
+    """Their ``nn.MultiheadAttention`` keeps torch's own draw of the input projection."""
+    torch.manual_seed(0)
+    reference = torch.nn.MultiheadAttention(width, 4).in_proj_weight
+    arguments = SMALL | {"width": width, "window_size": 8}
+    for attention_init, expected in (("xavier", std), ("normal", 0.02)):
+        model = AR(**arguments, attention_init=attention_init)
+        found = model.blocks[0].attention.qkv.weight
+        assert found.shape == reference.shape
+        assert abs(float(found.std()) / expected - 1) < 0.05
+    assert abs(float(reference.std()) / std - 1) < 0.05
+
+
+def test_parameters_are_those_of_the_notes() -> None:
+    """1,041,152 for words, 108,480 for characters; baseline and TRM alike."""
+    for vocab_size, width, window, published in (
+        (5000, 128, 34, 1_041_152), (65, 64, 66, 108_480),
+    ):  # fmt: skip
+        shape = {
+            "vocab_size": vocab_size, "start_token": 0, "window_size": window, "width": width,
+            "n_layers": 2, "n_heads": 4,
+        }  # fmt: skip
+        trm = SourceTRM(**shape, chunk_size=2, n_refinements=3, n_recursions=6)
+        assert trm.n_parameters() == AR(**shape).n_parameters() == published

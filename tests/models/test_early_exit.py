@@ -14,33 +14,26 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.leakage.audit import audit
 from trm_lightning.leakage.verdict import decoder
-from trm_lightning.models import Recursive
-from trm_lightning.models.kv_cache import GrowingWindow
+from trm_lightning.models import TRM, Looped
+from trm_lightning.models.recursive import Recursive
 from trm_lightning.training.fit import train
 
 V, L, DEPTH = 13, 12, 6
-KINDS: dict[str, dict[str, Any]] = {
-    "recursive": {"attention": "recursive", "chunk_start": "query"},
-    "recursive_parallel": {
-        "attention": "recursive", "chunk_start": "query", "factorization": "parallel",
-    },
-    "recursive_with_latent": {
-        "attention": "recursive", "chunk_start": "query", "n_recursions": 1, "n_layers": 2,
-    },
-    "cached": {"attention": "cached", "chunk_start": "draft"},
-    "cached_parallel": {"attention": "cached", "factorization": "parallel"},
-    "joint": {"attention": "joint", "chunk_start": "query"},
-}  # fmt: skip
+KINDS: dict[str, tuple[type[Recursive], dict[str, Any]]] = {
+    "looped": (Looped, {}),
+    "looped_parallel": (Looped, {"factorization": "parallel"}),
+    "trm": (TRM, {"n_recursions": 1, "n_layers": 2}),
+}
 
 
-def make_net(kind: str, exit_threshold: float | None, **changes: Any) -> Recursive:
+def make_model(kind: str, exit_threshold: float | None, **changes: Any) -> Recursive:
     torch.manual_seed(3)
     arguments: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 1,
         "n_heads": 2, "norm": "post", "chunk_size": 3, "n_refinements": DEPTH,
-        "n_recursions": 0, "backprop_depth": DEPTH,
     }  # fmt: skip
-    return spread(Recursive(**(arguments | KINDS[kind] | changes), exit_threshold=exit_threshold)).eval()
+    model, own = KINDS[kind]
+    return spread(model(**(arguments | own | changes), exit_threshold=exit_threshold)).eval()
 
 
 def some_tokens(n_rows: int = 4) -> Tensor:
@@ -54,22 +47,22 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @torch.no_grad()
 def test_a_bound_that_nothing_passes_leaves_all_as_it_was(kind: str) -> None:
-    tokens, never = some_tokens(), make_net(kind, 1e-30)
-    assert torch.equal(never.log_probs(tokens), make_net(kind, None).log_probs(tokens))
+    tokens, never = some_tokens(), make_model(kind, 1e-30)
+    assert torch.equal(never.log_probs(tokens), make_model(kind, None).log_probs(tokens))
     assert bool((never.depths(tokens) == DEPTH).all())
 
 
 @torch.no_grad()
 def test_a_bound_that_all_pass_leaves_one_refinement(kind: str) -> None:
-    tokens, at_once = some_tokens(), make_net(kind, 1e6)
-    first = make_net(kind, None).log_probs_at(tokens, [1])[0]
+    tokens, at_once = some_tokens(), make_model(kind, 1e6)
+    first = make_model(kind, None).log_probs_at(tokens, [1])[0]
     torch.testing.assert_close(at_once.log_probs(tokens), first)
     assert bool((at_once.depths(tokens) == 1).all())
 
 
 def between(kind: str) -> Recursive:
     """A net some of whose chunks halt before the last refinement."""
-    return make_net(kind, 0.25 if kind.startswith("recursive") else 0.1)
+    return make_model(kind, 0.25)
 
 
 @torch.no_grad()
@@ -86,7 +79,7 @@ def test_chunks_differ_in_depth_and_halt_once_and_for_all(kind: str) -> None:
 @torch.no_grad()
 def test_what_is_halted_is_what_changed_too_little() -> None:
     """Nothing sees anything else with one token per window: each row can be followed alone."""
-    net = make_net("recursive", None, chunk_size=1)
+    net = make_model("looped", None, chunk_size=1)
     tokens = torch.zeros(1, 1, dtype=torch.long)
     position = torch.zeros(1, dtype=torch.long)
     known = net.embed(tokens, position)
@@ -98,7 +91,7 @@ def test_what_is_halted_is_what_changed_too_little() -> None:
         y = new
     for below in (1.2 * min(changes), 0.9 * changes[1]):
         depth = next((i for i, c in enumerate(changes, start=1) if c < below), DEPTH)
-        halting = make_net("recursive", below, chunk_size=1)
+        halting = make_model("looped", below, chunk_size=1)
         assert halting.depths(tokens).item() == depth
         expected = torch.log_softmax(net.logits(answers[depth - 1]), dim=-1)
         torch.testing.assert_close(halting.log_probs(tokens), expected)
@@ -106,13 +99,13 @@ def test_what_is_halted_is_what_changed_too_little() -> None:
 
 @torch.no_grad()
 def test_states_that_know_the_same_halt_together() -> None:
-    net = between("recursive_parallel")
+    net = between("looped_parallel")
     depths = net.depths(some_tokens(16)).unflatten(1, (-1, 3))
     assert bool((depths == depths[:, :, :1]).all())
     assert len(depths.unique()) > 1
 
 
-@pytest.mark.parametrize("kind", ["recursive", "cached", "joint"])
+@pytest.mark.parametrize("kind", ["looped", "trm"])
 def test_halting_nets_pass_the_audit(kind: str) -> None:
     net = between(kind)
     result = audit(net, thorough=False, decode=decoder(net))
@@ -120,12 +113,12 @@ def test_halting_nets_pass_the_audit(kind: str) -> None:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("name", ["recursive", "recursive_with_latent"])
+@pytest.mark.parametrize("name", ["looped", "trm"])
 @pytest.mark.parametrize("parts", [[4, 3, 5], [1] * 12])
 def test_a_window_read_in_parts_halts_as_a_whole_one_does(name: str, parts: list[int]) -> None:
     """Also where a part halts early, and its later passes are not run."""
     tokens, net = some_tokens(1), between(name)
-    inputs, window = net.shift_right(tokens), GrowingWindow(net)
+    inputs, window = net.shift_right(tokens), net.open_window()
     states = torch.cat([window.read(part) for part in inputs.split(parts, dim=1)], dim=1)
     scores = torch.log_softmax(net.logits(states), dim=-1)
     torch.testing.assert_close(scores, net.log_probs(tokens), atol=1e-5, rtol=0)
@@ -140,7 +133,7 @@ def block_calls(net: Recursive, tokens: Tensor) -> int:
 
 
 def test_training_runs_all_passes_and_scoring_only_those_that_matter() -> None:
-    tokens, net = some_tokens(), make_net("recursive", 1e6)
+    tokens, net = some_tokens(), make_model("looped", 1e6)
     assert block_calls(net, tokens) == 1
     assert block_calls(net.train(), tokens) == DEPTH
 
@@ -148,11 +141,10 @@ def test_training_runs_all_passes_and_scoring_only_those_that_matter() -> None:
 def test_what_has_halted_gets_no_gradient_from_later_passes() -> None:
     """In training the loss is that of the answer at which a chunk stopped."""
     tokens = some_tokens()
-    nets = [make_net("recursive", 1e6), make_net("recursive", None, n_refinements=1,
-                                                 backprop_depth=1)]  # fmt: skip
+    nets = [make_model("looped", 1e6), make_model("looped", None, n_refinements=1)]
     for net in nets:
         net.train()
-        net.cross_entropy(net(tokens).answer.flatten(0, 1), tokens.flatten()).backward()
+        net.nll(net(tokens).answer, tokens).backward()
     for (name, p), (_, q) in zip(*(net.named_parameters() for net in nets), strict=True):
         assert p.grad is not None and q.grad is not None, name
         torch.testing.assert_close(p.grad, q.grad, msg=name)
@@ -161,7 +153,7 @@ def test_what_has_halted_gets_no_gradient_from_later_passes() -> None:
 def test_a_halting_run_says_how_deep_it_went(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    cfg = configure("model=trm", "model.n_refinements=4", "model.exit_threshold=0.3")
+    cfg = configure("model=looped", "model.n_refinements=4", "model.exit_threshold=0.3")
     train(cfg)
     capsys.readouterr()
     settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
@@ -187,10 +179,10 @@ def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
 
 def test_halting_does_not_go_over_supervision_steps() -> None:
     with pytest.raises(UserError, match="n_supervision=1"):
-        make_net("recursive", 0.1, n_supervision=2)
+        make_model("looped", 0.1, n_supervision=2)
 
 
 @pytest.mark.parametrize("below", [0.0, -1.0])
 def test_a_bound_must_be_over_zero(below: float) -> None:
     with pytest.raises(UserError, match="exit_threshold"):
-        make_net("recursive", below)
+        make_model("looped", below)
