@@ -13,12 +13,12 @@ from conftest import Configure
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.distributions import Categorical, kl_divergence
+from trm_lightning.analysis.unroll import Reading, isolated_log_probs, readings
 
 from trm_lightning.analysis import analyze
 from trm_lightning.analysis.groups import FREQUENCIES, PARTS, by_frequency, by_part_of_line
 from trm_lightning.analysis.measure import Measurement, ablations, check_same_as_scored
 from trm_lightning.analysis.sums import Guess, facts
-from trm_lightning.analysis.unroll import Reading, isolated_log_probs, readings
 from trm_lightning.data import (
     BPETokenizer,
     CharacterTokenizer,

@@ -15,11 +15,11 @@ from matplotlib.patches import Rectangle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule
-from trm_lightning.models import AR, TRM, SourceTRM
+from trm_lightning.models import AR
 from trm_lightning.optim.optimizers import adamw, constant
 from trm_lightning.reports.refinement_figure import refinement_figure, visible
 from trm_lightning.sampling.sample import sample
-from trm_lightning.training import TrainingModule, TrainingModule, TrainingModule
+from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import Samples
 
 TEXT = "a rose is a rose\nis a rose $x$ \\alpha_ " * 8

@@ -1,5 +1,9 @@
 """Train one model on one data set: ``python -m trm_lightning.train model=trm data=…``."""
 
+import sys
+from types import ModuleType
+from typing import Any
+
 from omegaconf import DictConfig
 
 from trm_lightning.cli import command
@@ -25,6 +29,17 @@ def main(cfg: DictConfig) -> float:
     results = train(cfg)
     return min(score["perplexity"] for score in results["best"].values())
 
+
+class _CallableModule(ModuleType):
+    """Lets ``trm_lightning.train`` be both this command and the function of the same name."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        from trm_lightning import api
+
+        return api.train(*arguments, **named)
+
+
+sys.modules[__name__].__class__ = _CallableModule
 
 if __name__ == "__main__":
     main()

@@ -26,6 +26,12 @@ def run_time() -> str:
     return "launched/run" if launch.shared_id() else datetime.now().strftime("%Y-%m-%d/%H-%M-%S")
 
 
+def begin_run() -> None:
+    """Give the next run of this process a time and an id of its own."""
+    run_id.cache_clear()
+    run_time.cache_clear()
+
+
 def slug(text: object, length: int = 60) -> str:
     """Text made safe and short enough for a folder's name."""
     return re.sub(r"[^\w.,=+-]+", "-", str(text)).strip("-.")[:length].rstrip("-.,=")
