@@ -17,7 +17,7 @@ from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.data import EvalWindows
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
-from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
 from trm_lightning.runs import load
 from trm_lightning.sampling.methods import Sampler

@@ -21,14 +21,13 @@ from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.command import open_data
-from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.evaluation.metrics import MEANINGS, safe_exp
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.reports.analysis_figures import analysis_figures
 from trm_lightning.reports.plots import save_figure
 from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
-from trm_lightning.runs.results import MEANINGS
 
 FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum
-from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.models import LanguageModel
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.models import Reading
 
 Place = tuple[int, int]  # refinement and recursion of a reading

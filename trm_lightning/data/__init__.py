@@ -5,6 +5,7 @@ from trm_lightning.data.builtin import BuiltinPlay
 from trm_lightning.data.cache import TokenSplit
 from trm_lightning.data.characters import CharacterTokenizer
 from trm_lightning.data.corpora import Corpus, TextCorpus, TinyShakespeare
+from trm_lightning.data.counts import TextCounts
 from trm_lightning.data.datamodule import TextDataModule
 from trm_lightning.data.text import text_data
 from trm_lightning.data.tokenizer import Tokenizer, tokenizer_from_state
@@ -20,6 +21,7 @@ __all__ = [
     "EvalWindows",
     "GPT2Tokenizer",
     "TextCorpus",
+    "TextCounts",
     "TextDataModule",
     "TinyShakespeare",
     "TokenSplit",

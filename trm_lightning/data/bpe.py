@@ -11,7 +11,7 @@ from tokenizers import Tokenizer as Backend
 
 from trm_lightning.data.download import PublishedFile, locate
 from trm_lightning.data.reading import file_sha256, safe_blocks
-from trm_lightning.data.tokenizer import Tokenizer
+from trm_lightning.data.tokenizer import Tokenizer, class_path
 from trm_lightning.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -75,8 +75,6 @@ class BPETokenizer(_ByteLevelBPE):
         UserError: vocab_size has no room for the bytes.
     """
 
-    kind = "bpe"
-
     def __init__(self, vocab_size: int = 4096) -> None:
         if vocab_size <= _N_BYTES:
             raise UserError(
@@ -112,7 +110,6 @@ class GPT2Tokenizer(_ByteLevelBPE):
         base_url: folder that holds `vocab.bpe` and `encoder.json`.
     """
 
-    kind = "gpt2"
     _checksums = (
         ("vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
         ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
@@ -139,7 +136,8 @@ class GPT2Tokenizer(_ByteLevelBPE):
     def key(self) -> dict[str, Any]:
         """See `Tokenizer`: the files determine it, wherever they came from."""
         return {
-            "kind": self.kind,
+            "class": class_path(self),
+            "version": self.version,
             "files": [file_sha256(path) for path in self._paths],
         }
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import logging
+import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from trm_lightning.data.corpora import Corpus
+from trm_lightning.data.counts import TextCounts, count_block
 from trm_lightning.data.download import disk_errors
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.errors import UserError
@@ -20,6 +23,7 @@ from trm_lightning.files import write_folder_atomically
 CODE_VERSION = 1  # raise it when a change of code changes the ids of any data set
 SCRAMBLED = "val_scrambled"
 _PROGRESS_AFTER_SECONDS = 2.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -29,21 +33,20 @@ class TokenSplit:
     Args:
         name: "train", "val", "test" or "val_scrambled".
         tokens: ids, a read-only memory map of shape (n_tokens,), uint16 or uint32.
-        n_tokens: number of ids.
-        n_words: runs of non-blank characters in the text.
-        n_characters: characters in the text.
-        n_unknown: ids that are the tokenizer's unknown token.
+        counts: of the text.
         entropy_floor_nats: exact nats per token of the text under its source, if that is known:
             no model can be expected to score below it.
     """
 
     name: str
     tokens: np.ndarray
-    n_tokens: int
-    n_words: int
-    n_characters: int
-    n_unknown: int
+    counts: TextCounts
     entropy_floor_nats: float | None
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of ids."""
+        return self.counts.tokens
 
 
 @dataclass(frozen=True)
@@ -54,16 +57,6 @@ class TokenCache:
     fingerprint: str
     tokenizer: Tokenizer
     splits: dict[str, TokenSplit]
-
-
-@dataclass
-class _Counts:
-    n_tokens: int = 0
-    n_words: int = 0
-    n_lines: int = 0
-    n_characters: int = 0
-    n_unknown: int = 0
-    entropy_floor_nats: float | None = None
 
 
 def open_or_build(
@@ -92,6 +85,9 @@ def open_or_build(
     # Text that is encoded once more leaves the other splits as they are: same data, own folder.
     suffix = "-scrambled" if scrambled else ""
     folder = cache_dir / "tokens" / f"{name}-{fingerprint}{suffix}"
+    if folder.is_dir() and not _has_all_counts(folder):
+        _log.info("%s was written by an earlier version: building it again.", folder)
+        shutil.rmtree(folder)
     if not folder.is_dir():
         with disk_errors(cache_dir), write_folder_atomically(folder) as temporary:
             meta = _build(temporary, name, corpus, tokenizer, scrambled)
@@ -118,12 +114,12 @@ def _build(
     for split in corpus.split_names():
         path = folder / f"{split}.bin"
         counts = _write_ids(path, read(split, "tokenizing"), fitted, dtype)
-        corpus.check_counts(split, counts.n_words, counts.n_lines)
-        if counts.n_tokens == 0:
+        corpus.check_counts(split, counts.words, counts.lines)
+        if counts.tokens == 0:
             raise UserError(f"The {split} split of {name} holds no tokens: its text is too short.")
         nats = corpus.total_nats(split) if fitted.lossless else None
-        counts.entropy_floor_nats = None if nats is None else nats / counts.n_tokens
-        splits[split] = asdict(counts)
+        floor = None if nats is None else nats / counts.tokens
+        splits[split] = {"counts": asdict(counts), "entropy_floor_nats": floor}
     if scrambled:
         own = tokenizer.fit(corpus.blocks("val"), ())
         if own.vocab_size > fitted.vocab_size:
@@ -133,7 +129,7 @@ def _build(
                 "Leave scrambled_validation_alphabet off for this text.",
             )
         counts = _write_ids(folder / f"{SCRAMBLED}.bin", corpus.blocks("val"), own, dtype)
-        splits[SCRAMBLED] = asdict(counts)
+        splits[SCRAMBLED] = {"counts": asdict(counts), "entropy_floor_nats": None}
     return {"name": name, "dtype": dtype.name, "splits": splits}
 
 
@@ -148,18 +144,13 @@ def _with_progress(blocks: Iterable[str], what: str, size: int) -> Iterator[str]
 
 def _write_ids(
     path: Path, blocks: Iterable[str], tokenizer: Tokenizer, dtype: np.dtype[Any]
-) -> _Counts:
-    counts = _Counts()
+) -> TextCounts:
+    counts = TextCounts()
     with path.open("wb") as file:
         for block in blocks:
             ids = tokenizer.encode(block)
             file.write(ids.astype(dtype).tobytes())
-            counts.n_tokens += len(ids)
-            counts.n_words += len(block.split())
-            counts.n_lines += block.count("\n")
-            counts.n_characters += len(block)
-            if tokenizer.unknown_id is not None:
-                counts.n_unknown += int((ids == tokenizer.unknown_id).sum())
+            counts += count_block(block, ids, tokenizer.unknown_id)
     return counts
 
 
@@ -168,8 +159,8 @@ def _open(folder: Path, fingerprint: str) -> TokenCache:
         meta = json.loads((folder / "meta.json").read_text())
         tokenizer = Tokenizer.load(folder / "tokenizer.json")
         splits = {
-            split: _open_split(folder / f"{split}.bin", np.dtype(meta["dtype"]), counts)
-            for split, counts in meta["splits"].items()
+            split: _open_split(folder / f"{split}.bin", np.dtype(meta["dtype"]), stored)
+            for split, stored in meta["splits"].items()
         }
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
@@ -179,9 +170,20 @@ def _open(folder: Path, fingerprint: str) -> TokenCache:
     return TokenCache(folder, fingerprint, tokenizer, splits)
 
 
-def _open_split(path: Path, dtype: np.dtype[Any], counts: dict[str, Any]) -> TokenSplit:
-    expected = counts["n_tokens"] * dtype.itemsize
+def _has_all_counts(folder: Path) -> bool:
+    """Say whether a cache has what this version counts; a damaged one is told of later."""
+    try:
+        splits = json.loads((folder / "meta.json").read_text())["splits"].values()
+        wanted = {field.name for field in fields(TextCounts)}
+        return all(split.get("counts", {}).keys() == wanted for split in splits)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return True
+
+
+def _open_split(path: Path, dtype: np.dtype[Any], stored: dict[str, Any]) -> TokenSplit:
+    counts = TextCounts(**stored["counts"])
+    expected = counts.tokens * dtype.itemsize
     if path.stat().st_size != expected:
         raise ValueError(f"{path.name} has {path.stat().st_size} bytes, not {expected}")
-    known = {field: value for field, value in counts.items() if field != "n_lines"}
-    return TokenSplit(path.stem, np.memmap(path, dtype=dtype, mode="r"), **known)
+    tokens = np.memmap(path, dtype=dtype, mode="r")
+    return TokenSplit(path.stem, tokens, counts, stored["entropy_floor_nats"])

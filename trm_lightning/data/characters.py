@@ -24,8 +24,6 @@ class CharacterTokenizer(VocabularyTokenizer):
         UserError: min_count below 1.
     """
 
-    kind = "characters"
-
     def __init__(self, min_count: int = 1) -> None:
         if min_count < 1:
             raise UserError(f"min_count is {min_count}; it must be at least 1.")

@@ -67,7 +67,6 @@ class WordTokenizer(_Words):
         UserError: a value out of range.
     """
 
-    kind = "words"
     specials = ("<PAD>", "<UNK>", "<BOS>", "<EOS>")
     _pattern = re.compile(r"\w+|[^\w\s]")
     _no_blank_before = re.compile(r" (?=[.,;:!?])")
@@ -95,6 +94,10 @@ class WordTokenizer(_Words):
             "min_count": self.min_count,
             "fit_on": self.fit_on,
         }
+
+    def key(self) -> dict[str, Any]:
+        """See `Tokenizer`; the rule that splits words is part of it."""
+        return super().key() | {"pattern": self._pattern.pattern}
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """See `Tokenizer`; the held-out text is read only with `fit_on="all"`."""
@@ -129,7 +132,6 @@ class WhitespaceTokenizer(_Words):
         UserError: max_vocab below 2.
     """
 
-    kind = "whitespace"
     end_of_line = "<eos>"
     _around_line_end = re.compile(r" ?\n ?")
 

@@ -1,11 +1,6 @@
-"""Exact likelihood: knows only "a model that scores tokens"."""
+"""Exact scores: what a number means, and how it is computed."""
 
-from trm_lightning.evaluation.likelihood import (
-    LikelihoodSum,
-    LogProbs,
-    Score,
-    TextCounts,
-    score_windows,
-)
+from trm_lightning.evaluation.likelihood import LikelihoodSum, score_windows
+from trm_lightning.evaluation.metrics import Score
 
-__all__ = ["LikelihoodSum", "LogProbs", "Score", "TextCounts", "score_windows"]
+__all__ = ["LikelihoodSum", "Score", "score_windows"]

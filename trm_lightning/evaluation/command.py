@@ -8,11 +8,11 @@ from tqdm import tqdm
 
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import TextCounts, score_windows
+from trm_lightning.evaluation import score_windows
+from trm_lightning.evaluation.metrics import described, score_lines
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
-from trm_lightning.runs.results import described, score_lines
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -29,11 +29,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     device = next(run.model.parameters()).device
     windows = data.eval_windows(cfg.split, stride=cfg.stride)
     split = data.splits[cfg.split]
-    counts = TextCounts(split.n_tokens, split.n_words, split.n_characters, split.n_unknown)
     scores = {}
     for name, log_probs in run.model.scorers().items():
         bar = tqdm(windows, desc=f"scoring {cfg.split}", unit="batch", leave=False)
-        score = score_windows(log_probs, bar, device).score(counts)
+        score = score_windows(log_probs, bar, device).score(split.counts)
         scores[f"{cfg.split}/{name}"] = described(f"{cfg.split}/{name}", score)
     content = {
         "checkpoint": str(run.checkpoint),

@@ -1,67 +1,13 @@
 """Exact perplexity: every token of a split scored once, summed in float64."""
 
-import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
-LogProbs = Callable[[Tensor, int], Tensor]  # see LanguageModel.log_probs
-
-
-@dataclass(frozen=True)
-class TextCounts:
-    """What a split of text holds; turns nats per token into units that tokenizers share.
-
-    Attributes:
-        tokens: scored tokens.
-        words: white-space words of the text.
-        characters: characters of the text.
-        unknown: tokens that stand for something outside the vocabulary.
-    """
-
-    tokens: int
-    words: int
-    characters: int
-    unknown: int
-
-
-@dataclass(frozen=True)
-class Score:
-    """A split's summed surprise in nats, and the text it was summed over."""
-
-    nats: float
-    counts: TextCounts
-
-    @property
-    def nats_per_token(self) -> float:
-        """Mean surprise of a token, in nats."""
-        return self.nats / self.counts.tokens
-
-    @property
-    def perplexity(self) -> float:
-        """exp(total nats / tokens scored); infinite where it overflows."""
-        return safe_exp(self.nats_per_token)
-
-    @property
-    def bits_per_character(self) -> float:
-        """Mean surprise of a character, in bits."""
-        return self.nats / math.log(2) / self.counts.characters
-
-    def as_dict(self) -> dict[str, float | int]:
-        """Return everything a reader needs to compare the number with another."""
-        return {
-            "perplexity": self.perplexity,
-            "nats_per_token": self.nats_per_token,
-            "bits_per_character": self.bits_per_character,
-            "word_perplexity": safe_exp(self.nats / max(1, self.counts.words)),
-            "total_nats": self.nats,
-            "tokens": self.counts.tokens,
-            "words": self.counts.words,
-            "characters": self.counts.characters,
-            "unknown_share": self.counts.unknown / self.counts.tokens,
-        }
+from trm_lightning.data import TextCounts
+from trm_lightning.evaluation.metrics import Score
+from trm_lightning.models.base import LogProbs
 
 
 class LikelihoodSum:
@@ -109,11 +55,3 @@ def score_windows(
         tokens = tokens.to(device)
         total.update(log_probs(tokens, first), tokens, first)
     return total
-
-
-def safe_exp(x: float) -> float:
-    """Return e to the x, infinity where a float cannot hold it."""
-    try:
-        return math.exp(x)
-    except OverflowError:
-        return math.inf

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.reports.analysis_figures import (
     analysis_figures,
     measure_label,
@@ -20,7 +21,6 @@ from trm_lightning.reports.document import (
 )
 from trm_lightning.reports.folders import read_json
 from trm_lightning.reports.sections import repeat_section
-from trm_lightning.runs.results import MEANINGS
 
 KEYS = {
     "steps",

@@ -7,22 +7,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.evaluation.likelihood import Score, safe_exp
+from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp, score_lines
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import environment
 from trm_lightning.training.callbacks.train_log import read_lines
-
-NOT_A_LIKELIHOOD = (
-    "NOT A LIKELIHOOD: the chunk starts at the embedding of the answer, so this number measures "
-    "copying. It is no perplexity and cannot be compared with one."
-)
-# What the numbers of a score are called, so that none can be mistaken for another.
-MEANINGS = {
-    "ppl": "exact perplexity",
-    "warm_start_ppl": NOT_A_LIKELIHOOD,
-    "not_a_perplexity": "NOT A LIKELIHOOD: this net sees what it is scored on.",
-    "ppl_without_answer": "exact perplexity of the same weights started without the answer",
-}
 
 
 def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) -> dict[str, Any]:
@@ -111,18 +99,6 @@ def _course(results: dict[str, Any]) -> str:
     )
 
 
-def score_lines(name: str, score: dict[str, Any]) -> list[str]:
-    """Return the terminal's lines for a described score."""
-    split, _, kind = name.partition("/")
-    label = {"ppl": "perplexity"}.get(kind, kind)
-    line = (
-        f"  {split + ' ' + label:27s} {score['perplexity']:10.3f}   "
-        f"({score['tokens']:,} tokens, {score['bits_per_character']:.3f} bits per character, "
-        f"{100 * score['unknown_share']:.1f} % unknown)"
-    )
-    return [line] if kind == "ppl" else [line, f"      {MEANINGS[kind]}"]
-
-
 def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
     purpose = "the baseline" if other == "ar" else "the recursive model"
@@ -136,9 +112,3 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
         f'python -m trm_lightning.generate run={folder} prompt=""   # text',
         f"tensorboard --logdir {folder.parent}   # curves and pictures",
     ]
-
-
-def described(name: str, score: Score) -> dict[str, Any]:
-    """Return a score with the meaning of its number; ``name`` is such as ``val/ppl``."""
-    kind = name.partition("/")[2]
-    return {"meaning": MEANINGS[kind], "is_likelihood": kind.startswith("ppl"), **score.as_dict()}

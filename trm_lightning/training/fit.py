@@ -16,9 +16,10 @@ from omegaconf import DictConfig, OmegaConf
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
+from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.files import write_json
 from trm_lightning.runs.load import build_model, check_resumable
-from trm_lightning.runs.results import MEANINGS, describe_run, results_of, summary
+from trm_lightning.runs.results import describe_run, results_of, summary
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
     Checkpoints,

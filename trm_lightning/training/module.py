@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.evaluation import LikelihoodSum, Score, TextCounts
+from trm_lightning.evaluation import LikelihoodSum, Score
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
@@ -196,8 +196,7 @@ class TrainingModule(L.LightningModule):
             nats, tokens = parts.reshape(-1, 2).sum(0).tolist()
             total.nats, total.tokens = nats, int(tokens)
         split = self._data.splits[name.partition("/")[0]]
-        counts = TextCounts(split.n_tokens, split.n_words, split.n_characters, split.n_unknown)
-        return total.score(counts)
+        return total.score(split.counts)
 
     @property
     def _data(self) -> TextDataModule:

@@ -12,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from trm_lightning.errors import TrainingError
-from trm_lightning.evaluation.likelihood import safe_exp
+from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
 from trm_lightning.training import TrainingModule
 

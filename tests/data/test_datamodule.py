@@ -1,5 +1,7 @@
 """The data module: from text to batches, through its cache, and what it says of bad input."""
 
+import json
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -61,15 +63,15 @@ def test_splits_hold_the_text_in_order(text_file):
         split = data.splits[name]
         assert isinstance(split.tokens, np.memmap) and split.tokens.dtype == np.uint16
         assert data.tokenizer.decode(split.tokens.tolist()) == part
-        assert (split.n_tokens, split.n_characters) == (len(part), len(part))
-        assert (split.n_words, split.n_unknown) == (len(part.split()), 0)
+        assert (split.n_tokens, split.counts.characters) == (len(part), len(part))
+        assert (split.counts.words, split.counts.unknown) == (len(part.split()), 0)
         assert split.entropy_floor_nats is None
 
 
 def test_unknown_words_are_counted(text_file):
     data = ready(module(text_file, WordTokenizer(min_count=2)))
     for split in data.splits.values():
-        assert split.n_unknown == (split.tokens == 1).sum() > 0
+        assert split.counts.unknown == (split.tokens == 1).sum() > 0
 
 
 def test_more_than_65536_tokens_take_32_bits(tmp_path):
@@ -396,3 +398,34 @@ def test_a_resumed_fit_goes_on_where_the_stream_stopped(text_file, tmp_path):
 def test_training_for_one_epoch_is_the_default(text_file):
     data = ready(module(text_file))
     assert len(data.train_dataloader()) == int(np.ceil(data.batches_per_epoch))
+
+
+def test_a_changed_rule_for_words_is_another_data_set(text_file, monkeypatch):
+    """Old ids are never read under a new rule."""
+    before = ready(module(text_file, WordTokenizer()))
+    monkeypatch.setattr(WordTokenizer, "_pattern", re.compile(r"[\w']+|[^\w\s]"))
+    assert ready(module(text_file, WordTokenizer())).fingerprint != before.fingerprint
+    monkeypatch.setattr(CharacterTokenizer, "version", 2)
+    assert ready(module(text_file)).fingerprint != before.fingerprint
+
+
+def test_counts_are_those_of_the_text(text_file):
+    text = "naïve café — 12 €\n" * 200
+    text_file.write_text(text, encoding="utf-8")
+    counts = ready(module(text_file, split=(0.5, 0.5))).splits["train"].counts
+    part = text[: len(text) // 2]
+    assert counts.bytes == len(part.encode()) > counts.characters == len(part)
+    assert (counts.words, counts.lines) == (len(part.split()), part.count("\n"))
+    assert (counts.tokens, counts.unknown) == (len(part), 0)
+
+
+def test_a_cache_without_todays_counts_is_built_again(text_file, caplog):
+    first = ready(module(text_file))
+    (folder,) = cache_folders(text_file)
+    meta = json.loads((folder / "meta.json").read_text())
+    del meta["splits"]["val"]["counts"]["bytes"]
+    (folder / "meta.json").write_text(json.dumps(meta))
+    with caplog.at_level("INFO"):
+        again = ready(module(text_file))
+    assert "built" in caplog.text or "building it again" in caplog.text
+    assert again.splits["val"].counts == first.splits["val"].counts

@@ -115,7 +115,7 @@ def test_floor_of_characters_is_that_of_their_exact_conditionals(tmp_path):
         if following:
             reached = sum(p for s, p in segments[i].items() if s.startswith(spelled))
             nats -= math.log(segments[i][spelled] / reached)
-    assert len(text) == characters.n_characters == characters.n_tokens
+    assert len(text) == characters.counts.characters == characters.n_tokens
     assert characters.entropy_floor_nats == pytest.approx(nats / len(text), rel=1e-9)
 
 

@@ -99,7 +99,7 @@ def test_parquet_is_downloaded_once_and_gives_the_published_text(wikitext, capfd
     for split, text in TEXT.items():
         assert "".join(data.corpus.blocks(split)) == text
         assert data.splits[split].n_tokens == len(text.split()) + text.count("\n")
-        assert data.splits[split].n_characters == len(text)
+        assert data.splits[split].counts.characters == len(text)
     assert "100%" in capfd.readouterr().err  # the progress bar
     assert len(Handler.requests) == 4
     again = module(wikitext)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 
-FOLDER = Path(__file__).parents[1] / "conf" / "data"
+FOLDER = Path(__file__).parents[2] / "conf" / "data"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 # What is known about each data set where its text is at hand: vocabulary, tokens of each split.
 FACTS = {
