@@ -31,8 +31,7 @@ def small_net() -> AR:
 def train_for(net: nn.Module, steps: int, optimizers: list[Any]) -> None:
     tokens = torch.randint(11, (4, 8), generator=torch.Generator().manual_seed(1))
     for _ in range(steps):
-        states = net(tokens)
-        loss = net.cross_entropy(states.flatten(0, 1), tokens.flatten())
+        loss = net.nll(net(tokens), tokens)
         net.zero_grad()
         loss.backward()
         for optimizer in optimizers:
@@ -104,8 +103,8 @@ def test_the_vocabulary_is_not_orthogonalised() -> None:
 def test_a_block_that_runs_four_times_takes_steps_half_as_long(configure: Configure) -> None:
     rates = []
     for passes in ("model.n_refinements=1", "model.n_refinements=4"):
-        cfg = configure("model=trm", "optimizer=muon", passes)
-        net = instantiate(cfg.model.net, vocab_size=11, start_token=0)
+        cfg = configure("model=looped", "optimizer=muon", passes)
+        net = instantiate(cfg.model, vocab_size=11, start_token=0)
         groups = instantiate(cfg.optimizer)(net).param_groups
         rates.append([group["lr"] for group in groups])
     (lr, _, once), (same_lr, _, four_times) = rates
