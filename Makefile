@@ -8,7 +8,7 @@ TORCH := $(shell grep '^torch==' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train benchmark test test-slow lint format check-readme clean
+.PHONY: help venv train benchmark test test-slow lint format check-docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,8 +46,8 @@ format: $(STAMP) ## rewrite the files in the project's style
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-check-readme: $(STAMP) ## run README.md's commands (the long ones are only composed)
-	$(BIN)/python tests/readme_commands.py README.md
+check-docs: $(STAMP) ## check the commands and links of README.md and docs/ (long commands are only composed)
+	$(BIN)/python tests/readme_commands.py README.md docs
 
 clean: ## remove .venv and what tools left; runs in outputs/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

@@ -1,5 +1,6 @@
-"""The checker of README commands finds what is wrong, and nothing else."""
+"""The checker of the documentation finds what is wrong, and nothing else."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 CHECKER = Path(__file__).parent / "readme_commands.py"
+DOCS = Path(__file__).resolve().parent.parent / "docs"
 
 RUN = """
 ```bash
@@ -22,6 +24,10 @@ exit 7
 grep made note.txt  # of the block before
 python -c "import trm_lightning"
 ```
+
+```python
+assert open("note.txt").read() == "made\\n"
+```
 """
 
 LONG = """
@@ -32,26 +38,70 @@ trm-train model=trm,ar \\
     seed=1 --multirun  # a comment
 exit 7  # no command of this package: never run
 ```
+
+<!-- long -->
+```python
+1 / 0
+```
+"""
+
+LINKS = """
+# Words & numbers, `v1.2`
+
+[up](#words--numbers-v12), [there](other.md), ![picture](other.md), [far](https://example.org/x)
+
+```text
+[not a link](nowhere.md)
+```
 """
 
 
 def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    (folder / "README.md").write_text(text)
-    command = [sys.executable, str(CHECKER), str(folder / "README.md")]
+    (folder / "page.md").write_text(text)
+    command = [sys.executable, str(CHECKER), str(folder / "page.md")]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder)
 
 
-def test_good_readme_passes(tmp_path: Path) -> None:
-    result = check(tmp_path, RUN + LONG)
+def test_good_page_passes(tmp_path: Path) -> None:
+    (tmp_path / "other.md").touch()
+    result = check(tmp_path, RUN + LONG + LINKS)
     assert result.returncode == 0, result.stdout
-    assert result.stdout.count(": ok") == 3 and result.stdout.count("skipped") == 1
+    assert result.stdout.count(": ok") == 5 and result.stdout.count("skipped") == 1
 
 
 @pytest.mark.parametrize(
     ("text", "right", "wrong"),
-    [(RUN, "made note", "lost note"), (LONG, "model=trm", "modle=trm"), (LONG, "lint", "lnit")],
+    [
+        (RUN, "made note", "lost note"),
+        (RUN, '"made\\n"', '"lost\\n"'),
+        (LONG, "model=trm", "modle=trm"),
+        (LONG, "lint", "lnit"),
+        (LONG, "1 / 0", "1 / )"),
+        (LINKS, "(other.md)", "(https:other.md), ![lost](pictures/lost.png)"),
+        (LINKS, "#words--numbers-v12", "#words-numbers"),
+    ],
 )
-def test_wrong_command_is_found(tmp_path: Path, text: str, right: str, wrong: str) -> None:
-    result = check(tmp_path, text.replace(right, wrong))
+def test_what_is_wrong_is_found(tmp_path: Path, text: str, right: str, wrong: str) -> None:
+    (tmp_path / "other.md").touch()
+    result = check(tmp_path, text.replace(right, wrong, 1))
     assert result.returncode == 1
-    assert result.stdout.count("FAILED") == 1 and wrong in result.stdout
+    assert result.stdout.count("FAILED") == 1 and wrong.split("(")[-1].strip(")") in result.stdout
+
+
+def test_pages_of_a_folder_are_checked(tmp_path: Path) -> None:
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    (tmp_path / "docs" / "deep" / "page.md").write_text("[lost](lost.md)")
+    command = [sys.executable, str(CHECKER), str(tmp_path / "docs")]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 1 and "lost.md" in result.stdout
+
+
+@pytest.mark.slow
+def test_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = json.loads((DOCS / "quickstart.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(c["source"]) for c in notebook["cells"] if c["cell_type"] == "code"]
+    monkeypatch.chdir(tmp_path)
+    namespace: dict[str, object] = {}
+    for number, source in enumerate(cells, start=1):
+        exec(compile(source, f"cell {number}", "exec"), namespace)
+    assert len(cells) >= 4
