@@ -20,6 +20,9 @@ __all__ = ["Run", "load_run", "train"]
 def __getattr__(name: str) -> Any:
     """Load the Python interface, and torch with it, on first use."""
     if name in __all__:
+        from trm_lightning.cli.threads import bound_spinning
+
+        bound_spinning()
         from trm_lightning import api
 
         return getattr(api, name)

@@ -1,5 +1,6 @@
 """The Python interface: train a model, open a run, and use what it learned."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -136,6 +137,8 @@ def train(overrides: Sequence[str] = ()) -> Run:
     """
     from trm_lightning.training import fit
 
+    if not logging.getLogger().handlers:  # a notebook or a script that has not set logging up
+        logging.basicConfig(level=logging.INFO, format="%(message)s")
     resolvers.register()
     resolvers.begin_run()
     call = Call("train", conf_dir(), "train", None, multirun=False)

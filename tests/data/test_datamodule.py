@@ -379,7 +379,7 @@ def trainer(folder, **arguments) -> lightning.Trainer:
 
 def test_a_resumed_fit_goes_on_where_the_stream_stopped(text_file, tmp_path):
     data = module(text_file)
-    data.n_batches = 9
+    data.show(9)
     whole = Recorder()
     trainer(tmp_path).fit(whole, data)
     assert len(whole.seen) == 9

@@ -27,7 +27,8 @@ from trm_lightning.models import LanguageModel
 from trm_lightning.reports.analysis_figures import analysis_figures
 from trm_lightning.reports.plots import save_figure
 from trm_lightning.reports.refinement_figure import refinement_figure
-from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.load import LoadedRun, find_device, load_run
 
 FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8

@@ -16,7 +16,8 @@ from trm_lightning.benchmarks.training import training_rows
 from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.files import write_atomically, write_json
 from trm_lightning.reports.plots import save_figure
-from trm_lightning.runs.load import environment, find_device
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.load import find_device
 
 Rows = list[dict[str, Any]]
 SECTIONS: dict[str, Callable[[DictConfig, torch.device], Rows]] = {

@@ -18,7 +18,7 @@ PLAIN = "windows sliced one by one"
 def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure training batches of ``cfg.data``, whose tokens are cached first if need be."""
     data = _opened(cfg)
-    data.n_batches = _ENDLESS
+    data.show(_ENDLESS)
     batches = iter(data.train_dataloader())
     tokens, size, batch = data.splits["train"].tokens, data.window_size, data.batch_size
 

@@ -13,7 +13,7 @@ import hydra
 # Hydra offers its parser nowhere else; the supported range of versions is narrow for this reason.
 from hydra._internal.utils import get_args_parser
 
-from trm_lightning.cli import job, launch, resolvers, resume, screen
+from trm_lightning.cli import job, launch, resolvers, resume, screen, threads
 from trm_lightning.cli.compose import Call, check_call, compose_or_explain, composer, conf_dir
 from trm_lightning.cli.help import show_help
 from trm_lightning.cli.overrides import name_by_choices
@@ -56,6 +56,7 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
 
 
 def _run(name: str, task: job.Task) -> None:
+    threads.bound_spinning()
     resolvers.register()
     args = get_args_parser().parse_args()
     call = Call.parse(name, args)

@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 
 from trm_lightning.cli import launch, process, screen
 from trm_lightning.cli.config_check import check_config
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_text
+from trm_lightning.runs.find import last_checkpoint
 
 Task = Callable[[DictConfig], float | None]
 INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
@@ -73,6 +75,9 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
     }
     _write_status(folder, status)
     try:
+        process.silence_console()  # one line per job; the rest is in the job's own log
+        if "progress" in cfg:
+            cfg.progress = False
         refuse_several_devices(cfg)
         check_config(cfg, SCHEMAS.get(command))
         value = task(cfg)
@@ -94,7 +99,15 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
     finally:
         status["seconds"] = round(time.monotonic() - start, 1)
         _write_status(folder, status)
+        print(job_line(HydraConfig.get().job.num, status), flush=True)
         process.release()
+
+
+def job_line(number: int, status: dict[str, Any]) -> str:
+    """One line that says how a job of a sweep ended."""
+    value = "" if status["value"] is None else f" {status['value']:.6g}"
+    overrides = " ".join(status["overrides"])
+    return f"job {number}: {status['status']}{value} in {status['seconds']:g} s   {overrides}"
 
 
 def refuse_several_devices(cfg: DictConfig) -> None:
@@ -125,13 +138,10 @@ def _stop(stop: BaseException, folder: Path) -> NoReturn:
     ):
         raise stop
     if launch.rank() == 0:
-        go_on = f"; go on with resume={folder}" if _last_checkpoint(folder).is_file() else ""
-        print(f"\nInterrupted{go_on}", file=sys.stderr)
+        print("\nInterrupted", file=sys.stderr)
+        if last_checkpoint(folder).is_file():
+            print(f"Continue with: {shell_command('train', f'resume={folder}')}", file=sys.stderr)
     sys.exit(INTERRUPTED)
-
-
-def _last_checkpoint(folder: Path) -> Path:
-    return folder / "checkpoints" / "last.ckpt"
 
 
 def _keep_traceback(folder: Path) -> None:

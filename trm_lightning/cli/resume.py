@@ -1,5 +1,6 @@
 """`resume=…`: go on with a stored run, in its own folder."""
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,8 +12,7 @@ from trm_lightning.cli.compose import Call
 from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_text
-
-OUTPUTS = Path("outputs")
+from trm_lightning.runs.find import OUTPUTS, all_runs, find_run, last_checkpoint
 
 
 def resolve(call: Call, overrides: list[str]) -> list[str]:
@@ -38,11 +38,12 @@ def resolve(call: Call, overrides: list[str]) -> list[str]:
     own = merge(overrides, without="resume")
     if wanted == "auto":
         fixed = given.get("hydra.run.dir")
-        checkpoint = _newest_unfinished(own, Path(str(fixed.value())) if fixed else None)
-        if checkpoint is None:
+        folder = _newest_unfinished(own, Path(str(fixed.value())) if fixed else None)
+        if folder is None:
             return [*own, "resume=null"]
+        checkpoint = last_checkpoint(folder).resolve()
     else:
-        checkpoint = find_checkpoint(Path(str(wanted)))
+        checkpoint = _named_checkpoint(str(wanted))
     folder = checkpoint.parent.parent
     call.resumed = folder
     _restore_flags(call, folder)
@@ -68,9 +69,10 @@ def restored_after_mistake(folder: Path | None) -> Iterator[None]:
         raise
 
 
-def find_checkpoint(place: Path) -> Path:
-    """The absolute path of the checkpoint that a run folder or a checkpoint's own path names."""
-    checkpoint = (place / "checkpoints" / "last.ckpt" if place.is_dir() else place).resolve()
+def _named_checkpoint(wanted: str) -> Path:
+    """The absolute path of the checkpoint that a run or a checkpoint's own path names."""
+    place = find_run(wanted, "resume", lambda folder: last_checkpoint(folder).is_file())
+    checkpoint = (last_checkpoint(place) if place.is_dir() else place).resolve()
     if not place.exists():
         raise UserError(
             f"resume={place}: there is no such run folder or checkpoint",
@@ -90,19 +92,33 @@ def find_checkpoint(place: Path) -> Path:
 
 
 def _newest_unfinished(own: list[str], fixed: Path | None) -> Path | None:
-    """The last checkpoint of the newest run that has no results.json and the same overrides."""
-    if fixed is not None:
-        folders = [fixed] if _overrides_file(fixed).is_file() else []
+    """The newest run with the same overrides and no results.json; says what was found."""
+    folders = all_runs() if fixed is None else [fixed] if _overrides_file(fixed).is_file() else []
+    task = {o for o in own if not o.startswith(("hydra.", "hydra/"))}
+    unfinished = [
+        folder
+        for folder in folders
+        if last_checkpoint(folder).is_file() and not (folder / "results.json").exists()
+    ]
+    differing = {folder: sorted(task ^ set(_stored_overrides(folder))) for folder in unfinished}
+    same = next((folder for folder in unfinished if not differing[folder]), None)
+    if same is not None:
+        _say(f"resume=auto continues {same}")
+    elif not unfinished:
+        _say("resume=auto: there is no unfinished run with a checkpoint, so a new one starts.")
     else:
-        folders = [path.parent.parent for path in OUTPUTS.glob("**/.hydra/overrides.yaml")]
-    task = sorted(o for o in own if not o.startswith(("hydra.", "hydra/")))
-    candidates = []
-    for folder in folders:
-        checkpoint = folder / "checkpoints" / "last.ckpt"
-        unfinished = checkpoint.is_file() and not (folder / "results.json").exists()
-        if unfinished and sorted(_stored_overrides(folder)) == task:
-            candidates.append(checkpoint.resolve())
-    return max(candidates, key=lambda path: path.stat().st_mtime, default=None)
+        nearest = min(unfinished, key=lambda folder: len(differing[folder]))
+        _say(
+            f"resume=auto: none of {len(unfinished)} unfinished runs has these settings, so a new "
+            f"one starts. The nearest, {nearest}, differs in {', '.join(differing[nearest])}."
+        )
+    return same
+
+
+def _say(text: str) -> None:
+    """Print a line, once: DDP processes repeat the whole command line."""
+    if launch.rank() == 0:
+        print(text, file=sys.stderr)
 
 
 def _overrides_file(folder: Path) -> Path:

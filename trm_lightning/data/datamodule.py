@@ -23,8 +23,7 @@ class TextDataModule(LightningDataModule):
     determines the ids). Training batches are int64 (B, L); evaluation gives (ids (B, T), index of
     the first scored position).
 
-    Set `n_batches` and `start_batch` before training: the number of batches of the whole run
-    (None: one epoch), and how many of them an earlier run has already had.
+    Training shows one epoch, unless `show` says otherwise.
 
     Args:
         name: of the data set; begins the name of its cache folder.
@@ -160,6 +159,10 @@ class TextDataModule(LightningDataModule):
     def batches_per_epoch(self) -> float:
         """Batches in which the training split is shown once; rarely a whole number."""
         return self.tokens_per_epoch / (self.batch_size * self.window_size)
+
+    def show(self, n_batches: int, start_batch: int = 0) -> None:
+        """Let training show `n_batches` in all, of which an earlier run has had `start_batch`."""
+        self.n_batches, self.start_batch = n_batches, start_batch
 
     def train_batches(
         self, n_batches: int, start_batch: int = 0, rank: int = 0, world_size: int = 1

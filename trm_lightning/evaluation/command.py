@@ -12,7 +12,8 @@ from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import described, score_lines
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.load import LoadedRun, environment, find_device, load_run
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.load import LoadedRun, find_device, load_run
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:

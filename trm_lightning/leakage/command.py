@@ -13,7 +13,8 @@ from trm_lightning.evaluation.command import open_data
 from trm_lightning.files import write_json
 from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER, audit_scores, verdict
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.load import build_model, environment, find_device, load_run
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.load import build_model, find_device, load_run
 
 
 def audit_command(cfg: DictConfig) -> int:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.reports.analysis_figures import (
     analysis_figures,
@@ -59,7 +60,7 @@ def analysis_report(folder: Path) -> Report:
     overrides = [f"run={content['run']}", f"split={content['split']}"]
     if not content["whole_split"]:
         overrides.append(f"max_tokens={content['tokens']}")
-    command = " ".join(["python -m trm_lightning.analyze", *overrides])
+    command = shell_command("analyze", *overrides)
     return Report(
         title=f"What refinement does: {Path(content['run']).name}",
         subtitle=f"{content['net']}, {content['parameters']:,} parameters, "

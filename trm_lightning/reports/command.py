@@ -1,14 +1,13 @@
 """A report from its composed config to ``report.html``."""
 
-from pathlib import Path
-
 from omegaconf import DictConfig
 
 from trm_lightning.reports.analysis import analysis_report
 from trm_lightning.reports.comparison import comparison_report
-from trm_lightning.reports.folders import kind_of
+from trm_lightning.reports.folders import has_results, kind_of
 from trm_lightning.reports.page import write_report
 from trm_lightning.reports.run import run_report
+from trm_lightning.runs.find import find_run
 
 MAKERS = {"run": run_report, "analysis": analysis_report, "comparison": comparison_report}
 
@@ -19,6 +18,6 @@ def report(cfg: DictConfig) -> None:
     Raises:
         UserError: for a folder that is missing, without results or half-written.
     """
-    folder = Path(cfg.path)
+    folder = find_run(cfg.path, "path", has_results)
     pages = write_report(MAKERS[kind_of(folder)](folder), folder)
     print("\n".join(f"Written to {page}" for page in pages))

@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
-from trm_lightning.training.callbacks.train_log import read_lines
+from trm_lightning.runs.history import read_lines
 
 # The file that each command writes last: where it is, the folder is whole.
 KINDS = {
@@ -14,6 +15,11 @@ KINDS = {
     "comparison.json": "comparison",
 }
 _BEGUN = ("metrics.jsonl", "checkpoints", ".hydra")
+
+
+def has_results(folder: Path) -> bool:
+    """Say whether a report can be made of a folder."""
+    return any((folder / name).is_file() for name in KINDS)
 
 
 def kind_of(folder: Path) -> str:
@@ -31,7 +37,7 @@ def kind_of(folder: Path) -> str:
     if any((folder / name).exists() for name in _BEGUN):
         raise UserError(
             f"{folder} is an unfinished run: it has no results.json.",
-            f"Finish it first: python -m trm_lightning.train resume={folder}",
+            "Finish it first: " + shell_command("train", f"resume={folder}"),
         )
     raise UserError(
         f"{folder} has no results in it: none of {', '.join(KINDS)}.",

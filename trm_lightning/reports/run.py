@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, KEYS, analysis_sections
@@ -157,5 +158,5 @@ def _heat_map(folder: Path, results: dict[str, Any]) -> list[Section]:
     window = np.asarray(data.splits["val"].tokens[: run.model.window_size], dtype=np.int64)
     tokens = torch.from_numpy(window)
     figure = refinement_figure(run.model, run.tokenizer, tokens, N_HEAT_MAP_TOKENS)
-    more = f"More of this: python -m trm_lightning.analyze run={folder}"
+    more = "More of this: " + shell_command("analyze", f"run={folder}")
     return [Section(title, more, [Picture("refinement", HEAT_MAP_CAPTION, figure, wide=True)])]

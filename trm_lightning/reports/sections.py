@@ -1,11 +1,11 @@
 """Sections that several kinds of report share."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
 
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.reports.document import Listing, Section, Table
 from trm_lightning.reports.folders import read_json
 
@@ -29,7 +29,7 @@ def audit_section(folder: Path, verdict: dict[str, Any] | None, known: bool) -> 
         if verdict is not None:
             return Section("Leak audit", verdict_text(verdict))
         off = "It was switched off for this run." if known else "This run has not been audited."
-        how = f"python -m trm_lightning.audit run={folder} json={folder / AUDIT}"
+        how = shell_command("audit", f"run={folder}", f"json={folder / AUDIT}")
         return Section("Leak audit", f"{off} Make up for it:", listings=[Listing("", how)])
     content = read_json(folder / AUDIT, {"passed", "failed", "scores"})
     tables = [
@@ -96,4 +96,4 @@ def training_command(folder: Path, environment: dict[str, Any]) -> str:
     record = folder / ".hydra" / "overrides.yaml"
     given = list(OmegaConf.load(record)) if record.is_file() else environment["command"][1:]
     overrides = [str(word) for word in given if not str(word).startswith("resume=")]
-    return shlex.join(["python", "-m", "trm_lightning.train", *overrides])
+    return shell_command("train", *overrides)

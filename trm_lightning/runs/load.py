@@ -5,11 +5,7 @@ A run folder holds ``.hydra/`` (the composed config), ``checkpoints/last.ckpt`` 
 """
 
 import pickle
-import platform
-import subprocess
-import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +17,10 @@ from omegaconf import OmegaConf
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
+from trm_lightning.runs.find import find_checkpoint
+
+FORMAT = 2  # of checkpoints and results.json; raise it when older ones can no longer be read
+READERS = {1: "trm_lightning 0.1.0 (commit 872299a)"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def load_run(
     """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
 
     Args:
-        path: of the folder or file.
+        path: of the folder or file, a pattern, or ``latest``; see :func:`find_run`.
         device: to put the model on; None is the CPU.
         exit_threshold: stop refining there (see :class:`EarlyExit`); None: as in training.
 
@@ -60,7 +60,7 @@ def load_run(
         UserError: where there is no checkpoint, or it cannot be read or is of another version; for
             a threshold out of range or a model that refines nothing.
     """
-    file = find_checkpoint(Path(path))
+    file = find_checkpoint(path)
     checkpoint = read_checkpoint(file)
     facts = checkpoint["run"]
     config = OmegaConf.create(facts["config"])
@@ -116,24 +116,6 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Return the checkpoint file that a run folder or a path stands for.
-
-    Raises:
-        UserError: when there is none.
-    """
-    if path.is_file():
-        return path
-    for name in ("best.ckpt", "last.ckpt"):
-        if (path / "checkpoints" / name).is_file():
-            return path / "checkpoints" / name
-    what = "has no checkpoint in it" if path.is_dir() else "does not exist"
-    raise UserError(
-        f"{path} {what}.",
-        "Give a run folder (outputs/<day>/<run>) or a checkpoint file: run=…",
-    )
-
-
 def read_checkpoint(file: Path) -> dict[str, Any]:
     """Read a checkpoint; nothing in it is executed.
 
@@ -150,7 +132,22 @@ def read_checkpoint(file: Path) -> dict[str, Any]:
         ) from error
     if not isinstance(checkpoint, dict) or not {"run", "counters", "ema"} <= checkpoint.keys():
         raise UserError(f"{file} is not a checkpoint of trm_lightning.")
+    check_format(checkpoint, file)
     return checkpoint
+
+
+def check_format(content: dict[str, Any], file: Path) -> None:
+    """Check that a checkpoint or a ``results.json`` is of this version's format.
+
+    Raises:
+        UserError: naming the version that reads it.
+    """
+    found = content.get("format", 1)
+    if found != FORMAT:
+        reader = READERS.get(found, "a newer version of trm_lightning")
+        raise UserError(
+            f"{file} has format {found}, which {reader} reads; this one reads {FORMAT}."
+        )
 
 
 def check_resumable(file: Path, facts: dict[str, Any]) -> int:
@@ -176,48 +173,3 @@ def check_resumable(file: Path, facts: dict[str, Any]) -> int:
         )
     batches: int = checkpoint["counters"]["batches_seen"]
     return batches
-
-
-def environment() -> dict[str, Any]:
-    """Return what a reader needs to repeat a run's conditions."""
-    packages = ("torch", "lightning", "hydra-core", "numpy")
-    return {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: version(name) for name in packages},
-        "threads": torch.get_num_threads(),
-        "cpu": _cpu_name(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "git_commit": _git_commit(),
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-    }
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor()
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the checkout that the package runs from, ``+`` where it was changed."""
-    folder = Path(__file__).resolve().parent.parent
-    if not (folder / ".git").exists():
-        return None
-    try:
-        answers = [
-            subprocess.run(
-                ["git", "-C", str(folder), *words],
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=10,
-            ).stdout.strip()
-            for words in (["rev-parse", "HEAD"], ["status", "--porcelain", "-uno"])
-        ]
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return answers[0] + ("+" if answers[1] else "")

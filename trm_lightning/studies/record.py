@@ -7,8 +7,8 @@ from typing import Any
 
 from trm_lightning.cli.screen import nearest
 from trm_lightning.errors import UserError
+from trm_lightning.runs.history import read_lines
 from trm_lightning.studies.entries import Entry
-from trm_lightning.training.callbacks.train_log import read_lines
 
 # What must be the same for two perplexities to be of the same thing.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}

@@ -20,8 +20,8 @@ from tqdm import tqdm
 from trm_lightning.cli.overrides import merge
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
+from trm_lightning.runs.history import read_lines
 from trm_lightning.studies.plan import Plan, PlannedRun
-from trm_lightning.training.callbacks.train_log import read_lines
 
 if sys.platform != "win32":
     import fcntl

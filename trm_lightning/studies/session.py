@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_json, write_text
-from trm_lightning.runs.load import environment
+from trm_lightning.runs.environment import environment
 from trm_lightning.studies.cost import count_parameters
 from trm_lightning.studies.entries import check_study, choose_baseline
 from trm_lightning.studies.notes import TOLERANCE, notes_on, parity_reached

@@ -12,25 +12,32 @@ from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.files import write_json
+from trm_lightning.optim.schedules import TimeShare
+from trm_lightning.runs.history import FILE
 from trm_lightning.runs.load import build_model, check_resumable
-from trm_lightning.runs.results import describe_run, results_of, summary
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
     Checkpoints,
+    FiniteLoss,
     LeakAudit,
     Progress,
     Samples,
     StopCleanly,
+    TimeBudget,
     TrainingStop,
     TrainLog,
 )
+from trm_lightning.training.results import describe_run, results_of
+from trm_lightning.training.screens import closing_screen, opening_screen
 
+_log = logging.getLogger(__name__)
 UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
 
 
@@ -49,23 +56,23 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data: TextDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
-    module = build_module(cfg, data)
-    module.cuda_graph = cfg.cuda_graph
-    module.total_steps = total_steps(cfg.budget, data, module.model.n_supervision)
-    data.n_batches = math.ceil(module.total_steps / module.model.n_supervision)
+    clock = TimeBudget(cfg.budget.seconds)
+    module = build_module(cfg, data, clock.share)
     facts = describe_run(cfg, data, module.model)
-    if cfg.resume:
-        data.start_batch = check_resumable(Path(cfg.resume), facts)
+    seen = check_resumable(Path(cfg.resume), facts) if cfg.resume else 0
+    data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
 
-    log = TrainLog(cfg.log_every, folder / "metrics.jsonl", cfg.budget.seconds)
-    module.time_share = log.time_share
-    checkpoints = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts)
+    log = TrainLog(cfg.log_every, folder / FILE, clock)
+    finite = FiniteLoss(cfg.log_every)
+    saves = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts, finite.check)
     callbacks = [
         LeakAudit(facts, folder / "audit.json", cfg.audit),
+        clock,
+        finite,
         log,
         Samples(folder / "samples.txt"),
         *instantiate(cfg.callbacks).values(),
-        checkpoints,
+        saves,
         StopCleanly(),
         *([Progress(log)] if cfg.progress else []),
     ]
@@ -73,9 +80,11 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     if trainer.is_global_zero:
         data.tokenizer.save(folder / "tokenizer.json")
         describe_to_loggers(trainer, module, facts)
+        _log.info("%s", opening_screen(trainer, module, facts))
 
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+        with logging_redirect_tqdm():  # lines appear above the bar
+            trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     except TrainingStop:
         raise KeyboardInterrupt from None
     facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
@@ -83,13 +92,13 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         "status": "completed",
         "optimizer_steps": module.optimizer_steps,
         "tokens_seen": module.tokens_seen,
-        "seconds": log.seconds,
+        "seconds": clock.seconds,
     }
-    final, tested = final_scores(cfg, trainer, module, log, checkpoints)
+    final, tested = final_scores(cfg, trainer, module, log, saves)
     results = results_of(facts, final, tested, log.path, course)
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
-        print(summary(results, folder))
+        _log.info("%s", closing_screen(results, folder))
     return results
 
 
@@ -139,7 +148,9 @@ def set_globals(cfg: DictConfig) -> None:
     warnings.filterwarnings("ignore", message=".*smaller than the logging interval.*")
 
 
-def build_module(cfg: DictConfig, data: TextDataModule) -> TrainingModule:
+def build_module(
+    cfg: DictConfig, data: TextDataModule, time_share: TimeShare = lambda: 0.0
+) -> TrainingModule:
     """Build the model for the data's vocabulary, and what trains it."""
     model = build_model(cfg.model, data.tokenizer)
     if cfg.compile:
@@ -151,13 +162,16 @@ def build_module(cfg: DictConfig, data: TextDataModule) -> TrainingModule:
         supervised_tokens=data.supervised_tokens,
         grad_clip=cfg.grad_clip,
         ema_decay=cfg.ema_decay,
+        total_steps=total_steps(cfg.budget, data, model.n_supervision),
+        time_share=time_share,
+        cuda_graph=cfg.cuda_graph,
     )
 
 
 def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
     """Turn a budget into optimizer steps: the shortest of steps, tokens and epochs.
 
-    A budget of seconds alone sets no limit here; the log ends such a run.
+    A budget of seconds alone sets no limit here; :class:`TimeBudget` ends such a run.
 
     Raises:
         UserError: when no budget is set, or one is not positive.

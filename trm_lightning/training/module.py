@@ -44,12 +44,12 @@ class TrainingModule(L.LightningModule):
         grad_clip: largest gradient norm; None for no clipping.
         ema_decay: decay of the averaged weights that are validated; None for none.
         supervised_tokens: how many tokens at the end of each window count in the loss.
+        total_steps: optimizer steps of the whole run, exactly.
+        time_share: returns how much of a budget in seconds is used up, 0 to 1.
+        cuda_graph: on one GPU, replay a training step as a CUDA graph where that is possible
+            (``model.cuda_graph_safe``, :func:`can_be_graphed`).
 
     Attributes:
-        total_steps: optimizer steps of the whole run, exactly; set before the run starts.
-        cuda_graph: on one GPU, replay a training step as a CUDA graph where all steps are alike
-            (``model.cuda_graph_safe``, :func:`can_be_graphed`); set likewise.
-        time_share: tells how much of a budget in seconds is used up; set likewise.
         scores: the last validation's scores, by names such as ``val/ppl``.
     """
 
@@ -63,6 +63,9 @@ class TrainingModule(L.LightningModule):
         supervised_tokens: int,
         grad_clip: float | None = 1.0,
         ema_decay: float | None = None,
+        total_steps: int = 0,
+        time_share: TimeShare = lambda: 0.0,
+        cuda_graph: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -72,10 +75,10 @@ class TrainingModule(L.LightningModule):
         self.grad_clip = grad_clip
         self.ema = None if ema_decay is None else EmaWeights(model, ema_decay)
         self.supervised_tokens = supervised_tokens
-        self.cuda_graph = False
+        self.cuda_graph = cuda_graph
         self._graphed: GraphedStep | None = None
-        self.total_steps = 0
-        self.time_share: TimeShare = lambda: 0.0
+        self.total_steps = total_steps
+        self.time_share = time_share
         self.optimizer_steps = 0
         self.batches_seen = 0
         self.tokens_seen = 0  # tokens of the batches, each batch once
@@ -89,7 +92,7 @@ class TrainingModule(L.LightningModule):
         """Make the optimizer and its schedule; Lightning saves and restores both."""
         optimizer = self.make_optimizer(self.model)
         schedule = self.make_schedule(
-            optimizer, total_steps=self.total_steps, time_share=lambda: self.time_share()
+            optimizer, total_steps=self.total_steps, time_share=self.time_share
         )
         graphed = self.cuda_graph and self.model.cuda_graph_safe
         graphed = graphed and can_be_graphed(self.trainer, self, optimizer)

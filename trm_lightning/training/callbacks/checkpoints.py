@@ -1,5 +1,6 @@
 """Checkpoints counted in optimizer steps: ``last`` to resume from, ``best`` to use."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_atomically
+from trm_lightning.runs.load import FORMAT
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.stop import TrainingStop
 
@@ -22,10 +24,14 @@ class Checkpoints(L.Callback):
         folder: where the checkpoints go.
         every: optimizer steps between two savings of ``last.ckpt``.
         run: plain containers saved with every checkpoint: what is needed to use it elsewhere.
+        check: called before each save; raises where the weights must not be saved.
     """
 
-    def __init__(self, folder: Path, every: int, run: dict[str, Any]) -> None:
+    def __init__(
+        self, folder: Path, every: int, run: dict[str, Any], check: Callable[[], None]
+    ) -> None:
         self.folder = folder
+        self.check = check
         self.every = every
         self.run = run
         self.best_score = float("inf")
@@ -86,7 +92,9 @@ class Checkpoints(L.Callback):
 
         Raises:
             UserError: when the disk is full or cannot be written; the checkpoint before stays.
+            TrainingError: when the loss is not finite; likewise.
         """
+        self.check()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             if trainer.is_global_zero:
@@ -105,6 +113,7 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add the run's description and the generators' states, which Lightning leaves out."""
+        checkpoint["format"] = FORMAT
         checkpoint["run"] = self.run
         checkpoint["rng"] = {
             "cpu": torch.get_rng_state(),

@@ -1,12 +1,11 @@
 """The leak audit of every training run, before its first validation."""
 
-import sys
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import lightning as L
-from tqdm import tqdm
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.files import write_json
@@ -15,6 +14,7 @@ from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER, audit_scores, verdic
 from trm_lightning.training import TrainingModule
 
 RULE = "=" * 88
+_log = logging.getLogger(__name__)
 
 
 class LeakAudit(L.Callback):
@@ -62,7 +62,7 @@ class LeakAudit(L.Callback):
 
     def _tell(self, trainer: L.Trainer, text: str) -> None:
         if trainer.is_global_zero:
-            tqdm.write(text, file=sys.stderr)  # leaves the progress bar whole
+            _log.info("%s", text)
 
 
 def report(audits: dict[str, Audit], is_likelihood: bool, seconds: float) -> str:

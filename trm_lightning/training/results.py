@@ -1,16 +1,16 @@
-"""What a run reports: ``results.json`` and the summary on the terminal."""
+"""The content of a run's ``results.json``."""
 
-import shlex
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp, score_lines
+from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.load import environment
-from trm_lightning.training.callbacks.train_log import read_lines
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.load import FORMAT
 
 
 def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) -> dict[str, Any]:
@@ -50,6 +50,7 @@ def results_of(
     """
     kept = {key: value for key, value in facts.items() if key != "tokenizer"}
     return {
+        "format": FORMAT,
         **course,
         **{key: value for key, value in kept.items() if key != "config"},
         "final": {name: described(name, score) for name, score in final.items()},
@@ -70,45 +71,3 @@ def best_scores(history: Path) -> dict[str, dict[str, float]]:
             if name not in best or value < best[name]["perplexity"]:
                 best[name] = {"perplexity": value, "step": line["step"]}
     return best
-
-
-def summary(results: dict[str, Any], folder: Path) -> str:
-    """Return the closing screen: numbers, what they are, where things lie, what to try next."""
-    lines = ["", f"{results['status']}: {_course(results)}", ""]
-    for part in ("final", "test"):
-        for name, score in results[part].items():
-            lines += score_lines(name, score)
-    floor = results["entropy_floor_perplexity"]
-    if floor is not None:
-        lines.append(f"  {'entropy floor':27s} {floor:10.3f}   no honest model scores below it")
-    lines += [
-        "",
-        f"  Everything is in {folder}",
-        "    results.json, metrics.jsonl, checkpoints/, tensorboard/, samples.txt, tokenizer.json",
-        "",
-        "Next:",
-    ]
-    return "\n".join(lines + [f"  {line}" for line in _next_commands(results, folder)])
-
-
-def _course(results: dict[str, Any]) -> str:
-    return (
-        f"{results['data']}, {results['parameters']:,} parameters, "
-        f"{results['optimizer_steps']:,} optimizer steps, {results['tokens_seen']:,} tokens, "
-        f"{results['seconds']:.0f} s of training"
-    )
-
-
-def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
-    other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
-    purpose = "the baseline" if other == "ar" else "the recursive model"
-    program, *arguments = results["environment"]["command"]
-    own = ("model=", "model.", "resume=", "hydra.")  # of this model and this run alone
-    kept = [word for word in arguments if not word.startswith(own)]
-    if program not in ("train.py", "trm-train"):
-        kept = [f"data={results['data']}"]
-    return [
-        f"python -m trm_lightning.train {shlex.join([*kept, f'model={other}'])}   # {purpose}",
-        f'python -m trm_lightning.generate run={folder} prompt=""   # text',
-        f"tensorboard --logdir {folder.parent}   # curves and pictures",
-    ]

@@ -1,0 +1,97 @@
+"""What a run prints before and after training."""
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from trm_lightning.cli.printed import shell_command
+from trm_lightning.evaluation.metrics import score_lines
+from trm_lightning.training import TrainingModule
+
+# Settings of a model that every Transformer of the package has: the baseline gets the same.
+SHAPE = ("width", "n_layers", "n_heads", "dropout", "positions", "norm", "tied_head")
+FILES = (
+    "results.json", "metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "tokenizer.json",
+)  # fmt: skip
+
+
+def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> str:
+    """Return what is about to be trained, in five lines."""
+    model, config = module.model, facts["config"]
+    passes = model.n_passes * model.n_supervision
+    device = f"{trainer.strategy.root_device} ({config['precision']})"
+    if trainer.world_size > 1:
+        device = f"{trainer.world_size} x {device}"
+    steps = f"{module.total_steps:,} optimizer steps"
+    if config["budget"]["seconds"] is not None:
+        steps = f"{config['budget']['seconds']:g} s of training"
+    rows = {
+        "model": f"{type(model).__name__}, {facts['parameters']:,} parameters, "
+        f"{passes} {'pass' if passes == 1 else 'passes'} through the blocks",
+        "data": f"{facts['data']}, {facts['train_tokens']:,} training tokens, vocabulary "
+        f"{facts['vocab_size']:,}",
+        "device": device,
+        "budget": f"{steps}, {model.n_supervision} per batch of {config['data']['batch_size']} x "
+        f"{config['data']['window_size']} tokens",
+        "folder": str(shown(Path(config["run_dir"]))),
+    }
+    return "\n".join(f"{name:7s} {text}" for name, text in rows.items())
+
+
+def closing_screen(results: dict[str, Any], folder: Path) -> str:
+    """Return the closing screen: numbers, what they are, where things lie, what to try next."""
+    lines = ["", f"{results['status']}: {_course(results)}", ""]
+    for part in ("final", "test"):
+        for name, score in results[part].items():
+            lines += score_lines(name, score)
+    floor = results["entropy_floor_perplexity"]
+    if floor is not None:
+        lines.append(f"  {'entropy floor':27s} {floor:10.3f}   no honest model scores below it")
+    folder = shown(folder)
+    there = [name for name in FILES if (folder / name).exists()]
+    lines += ["", f"  Everything is in {folder}", f"    {', '.join(there)}", "", "Next:"]
+    return "\n".join([*lines, *(f"  {line}" for line in _next_commands(results, folder))])
+
+
+def shown(folder: Path) -> Path:
+    """Return a folder as a user would name it: relative where it lies in the working directory."""
+    return folder.relative_to(Path.cwd()) if folder.is_relative_to(Path.cwd()) else folder
+
+
+def _course(results: dict[str, Any]) -> str:
+    return (
+        f"{results['data']}, {results['parameters']:,} parameters, "
+        f"{results['optimizer_steps']:,} optimizer steps, {results['tokens_seen']:,} tokens, "
+        f"{results['seconds']:.0f} s of training"
+    )
+
+
+def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
+    other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
+    purpose = "the baseline, in the same shape" if other == "ar" else "the recursive model"
+    commands = [
+        (shell_command("train", *_own_settings(results), f"model={other}"), purpose),
+        (shell_command("generate", f"run={folder}", "prompt="), "write text"),
+        (shell_command("report", f"path={folder}"), "a page with scores, curves and pictures"),
+    ]
+    if (folder / "tensorboard").exists():
+        logs = shell_command("tensorboard.main", "--logdir", str(folder.parent))
+        commands.append((logs, "curves"))
+    return [f"{command}   # {meaning}" for command, meaning in commands]
+
+
+def _own_settings(results: dict[str, Any]) -> list[str]:
+    """Return the command line's settings that a run of another model should share."""
+    program, *arguments = results["environment"]["command"]
+    if program not in ("train.py", "trm-train"):
+        return [f"data={results['data']}"]
+    kept = []
+    for word in arguments:
+        key = word.split("=")[0].lstrip("+~")
+        of_this_model = key == "model" or (
+            key.startswith("model.") and key.removeprefix("model.") not in SHAPE
+        )
+        if not of_this_model and key.split(".")[0] not in ("resume", "hydra", "run_dir"):
+            kept.append(word)
+    return kept
