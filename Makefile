@@ -1,5 +1,7 @@
 # `make` lists what there is to do. Everything runs in .venv, which is made on first use.
 PYTHON ?= python3
+# Which torch: empty for the one that pip takes (with CUDA on Linux), or cpu, cu128, … through uv.
+TORCH_BACKEND ?=
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -20,7 +22,14 @@ $(STAMP): requirements.lock pyproject.toml
 	  echo "trm_lightning needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1)."; \
 	  echo "Name another one: make $(or $(MAKECMDGOALS),venv) PYTHON=python3.12"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	@echo "Installing $(TORCH), Lightning, Hydra and the tools of requirements.lock into $(VENV)."
+ifeq ($(TORCH_BACKEND),)
+	@echo "torch for CUDA takes 5.3 GB and some 10 minutes; make venv TORCH_BACKEND=cpu takes 1.5 GB."
 	$(BIN)/python -m pip install --quiet "$(TORCH)"
+else
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/python -m uv pip install --quiet --python $(BIN)/python --torch-backend=$(TORCH_BACKEND) "$(TORCH)"
+endif
 	$(BIN)/python -m pip install --quiet -r requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation -e .
 	@touch $(STAMP)

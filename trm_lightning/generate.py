@@ -13,8 +13,8 @@ def main(cfg: DictConfig) -> None:
 
     Examples:
         trm-generate run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
-        trm-generate run=outputs/… prompt=Romeo temperature=0.7 n_samples=3
-        trm-generate run=outputs/… 'prompt="Speak, speak."' top_p=0.9
+        trm-generate run=outputs/… prompt=Romeo sampling.temperature=0.7 n_samples=3
+        trm-generate run=outputs/… 'prompt="Speak, speak."' sampling.top_p=0.9
     """
     from trm_lightning.sampling.command import generate
 

@@ -20,6 +20,7 @@ from yaml import YAMLError
 import trm_lightning
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import parse_overrides, variations
+from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.errors import UserError
@@ -68,9 +69,10 @@ class Call:
     @property
     def help_hint(self) -> str:
         """Where to read what the command takes."""
+        here = shell_command(self.command)
         return (
-            f"`trm-{self.command} --help` lists groups and settings, "
-            f"`trm-{self.command} --cfg job` shows the composed configuration."
+            f"`{here} --help` lists groups and settings, "
+            "`--cfg job` shows the composed configuration."
         )
 
 

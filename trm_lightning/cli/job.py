@@ -67,15 +67,17 @@ def _run_alone(command: str, task: Task, cfg: DictConfig, folder: Path) -> float
 
 def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:
     """Run one job of a sweep; its failure is written down and the sweep goes on."""
-    start = time.monotonic()
+    start, hydra = time.monotonic(), HydraConfig.get()
     status: dict[str, Any] = {
         "status": "running",
-        "overrides": list(HydraConfig.get().overrides.task),
+        "overrides": list(hydra.overrides.task),
         "value": None,
     }
     _write_status(folder, status)
+    # Begun now and ended below: one line per job, the rest is in the job's own log.
+    print(f"job {hydra.job.num}: {hydra.job.override_dirname} …", end=" ", flush=True)
     try:
-        process.silence_console()  # one line per job; the rest is in the job's own log
+        process.silence_console()
         if "progress" in cfg:
             cfg.progress = False
         refuse_several_devices(cfg)
@@ -99,15 +101,14 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
     finally:
         status["seconds"] = round(time.monotonic() - start, 1)
         _write_status(folder, status)
-        print(job_line(HydraConfig.get().job.num, status), flush=True)
+        print(job_end(status), flush=True)
         process.release()
 
 
-def job_line(number: int, status: dict[str, Any]) -> str:
-    """One line that says how a job of a sweep ended."""
-    value = "" if status["value"] is None else f" {status['value']:.6g}"
-    overrides = " ".join(status["overrides"])
-    return f"job {number}: {status['status']}{value} in {status['seconds']:g} s   {overrides}"
+def job_end(status: dict[str, Any]) -> str:
+    """How a job of a sweep ended, for the end of its line."""
+    value = "" if status["value"] is None else f" {status['value']:.6g},"
+    return f"{status['status']},{value} {status['seconds']:g} s"
 
 
 def refuse_several_devices(cfg: DictConfig) -> None:

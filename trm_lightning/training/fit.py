@@ -3,6 +3,7 @@
 import logging
 import math
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +84,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         _log.info("%s", opening_screen(trainer, module, facts))
 
     try:
-        with logging_redirect_tqdm():  # lines appear above the bar
+        # With a bar, lines appear above it.
+        with logging_redirect_tqdm() if cfg.progress else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
     except TrainingStop:
         raise KeyboardInterrupt from None
