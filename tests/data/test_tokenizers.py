@@ -20,7 +20,7 @@ from trm_lightning.data import (
     WordTokenizer,
     tokenizer_from_state,
 )
-from trm_lightning.data.reading import safe_blocks
+from trm_lightning.data.text_stream import safe_blocks
 from trm_lightning.errors import UserError
 
 TEXT = "The cat, the DOG; the cat's tail.\n\nA dog? The bird_2 sees\ta dog!\n"
@@ -147,7 +147,7 @@ def test_gpt2_files_keep_their_ids_and_gain_a_pad(tmp_path, monkeypatch):
     assert tokenizer.start_id == 5 and tokenizer.vocab_size == 7 and tokenizer.token(6) == "<PAD>"
 
 
-@pytest.mark.parametrize("tokenizer", FITTABLE, ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("tokenizer", FITTABLE, ids=lambda t: t.kind)
 def test_blocks_have_the_tokens_of_the_whole_text(tokenizer):
     text = "".join(
         f"{'  ' * (i % 3)}word{i} it's  {'.' * (i % 4)} a\n{chr(10) * (i % 5)}" for i in range(300)
@@ -168,7 +168,7 @@ def test_blocks_never_join_or_split_words_unless_they_must():
     assert all(not left[-1].strip() or not right[0].strip() for left, right in pairwise(words))
 
 
-@pytest.mark.parametrize("tokenizer", FITTABLE, ids=lambda t: type(t).__name__)
+@pytest.mark.parametrize("tokenizer", FITTABLE, ids=lambda t: t.kind)
 def test_a_saved_tokenizer_is_the_same(tokenizer, tmp_path):
     original = tokenizer.fit([TEXT], [HELD_OUT])
     original.save(tmp_path / "tokenizer.json")

@@ -116,7 +116,9 @@ def _comments(folder: Path, name: str) -> dict[str, str]:
     if not file.is_file():  # from a --config-dir
         return {}
     found: dict[str, str] = {}
-    for base in OmegaConf.load(file).get("defaults", []):
+    config = OmegaConf.load(file)
+    assert isinstance(config, DictConfig)
+    for base in config.get("defaults", []):
         if isinstance(base, str) and base != "_self_":
             found |= _comments(folder, base)
     return found | key_comments(file)

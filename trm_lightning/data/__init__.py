@@ -1,17 +1,19 @@
-"""Text to tokens to batches. Knows nothing of models."""
+"""Text to tokens to batches, for any model."""
 
-from trm_lightning.data.bpe import BPETokenizer, GPT2Tokenizer
-from trm_lightning.data.builtin import BuiltinPlay
-from trm_lightning.data.cache import TokenSplit
-from trm_lightning.data.characters import CharacterTokenizer
-from trm_lightning.data.corpora import Corpus, TextCorpus, TinyShakespeare
-from trm_lightning.data.counts import TextCounts
+from trm_lightning.data.bpe_tokenizers import BPETokenizer, GPT2Tokenizer
+from trm_lightning.data.builtin_corpus import BuiltinPlay
+from trm_lightning.data.character_tokenizer import CharacterTokenizer
+from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.datamodule import TextDataModule
-from trm_lightning.data.text import text_data
+from trm_lightning.data.eval_windows import EvalWindows
+from trm_lightning.data.shakespeare import TinyShakespeare
+from trm_lightning.data.text_counts import TextCounts
+from trm_lightning.data.token_cache import TokenSplit
 from trm_lightning.data.tokenizer import Tokenizer, tokenizer_from_state
+from trm_lightning.data.train_batches import TrainBatches
+from trm_lightning.data.user_text import TextCorpus, text_data
 from trm_lightning.data.wikitext import WikiText
-from trm_lightning.data.windows import EvalWindows, TrainBatches
-from trm_lightning.data.words import WhitespaceTokenizer, WordTokenizer
+from trm_lightning.data.word_tokenizers import WhitespaceTokenizer, WordTokenizer
 
 __all__ = [
     "BPETokenizer",

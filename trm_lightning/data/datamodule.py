@@ -1,46 +1,48 @@
-"""The data module: any corpus, any tokenizer, windows, batches."""
+"""The Lightning data module: a corpus, a tokenizer, windows and batches."""
 
 import math
 
 from lightning import LightningDataModule
 
-from trm_lightning.data.cache import SCRAMBLED, TokenCache, TokenSplit, open_or_build
-from trm_lightning.data.characters import CharacterTokenizer
-from trm_lightning.data.corpora import Corpus
-from trm_lightning.data.download import resolve_cache_dir
+from trm_lightning.data.character_tokenizer import CharacterTokenizer
+from trm_lightning.data.corpus import Corpus
+from trm_lightning.data.eval_windows import EvalWindows, default_stride
+from trm_lightning.data.find_or_download import resolve_cache_dir
+from trm_lightning.data.token_cache import SCRAMBLED, TokenCache, TokenSplit, open_or_build
 from trm_lightning.data.tokenizer import Tokenizer
-from trm_lightning.data.windows import EvalWindows, Order, TrainBatches, windows_per_epoch
+from trm_lightning.data.train_batches import Order, TrainBatches, windows_per_epoch
 from trm_lightning.errors import UserError
 
-# A model gives a score for each entry of the vocabulary: so many of them fill 128 MB.
-MAX_SCORES = 1 << 25
+# An evaluation batch has a float32 per token and vocabulary entry: so many of them are 128 MB.
+MAX_BATCH_SCORES = 1 << 25
 
 
 class TextDataModule(LightningDataModule):
-    """Text as batches of token ids, with no knowledge of models.
+    """Text as batches of token ids.
 
-    After `setup`: `tokenizer` (fitted), `vocab_size`, `splits`, `fingerprint` (a hash of all that
-    determines the ids). Training batches are int64 (B, L); evaluation gives (ids (B, T), index of
-    the first scored position).
+    ``setup`` provides ``tokenizer`` (fitted), ``vocab_size``, ``splits`` and ``fingerprint``: a
+    hash of all that determines the ids. Training batches are int64 (B, L); evaluation batches are
+    (ids (B, T), index of the first scored position).
 
-    Training shows one epoch, unless `show` says otherwise.
+    Training shows one epoch, unless :meth:`show` says otherwise.
 
     Args:
-        name: of the data set; begins the name of its cache folder.
+        name: of the data set; its cache folder's name begins with it.
         corpus: where the text comes from.
         tokenizer: unfitted; it is fitted on the training split.
         window_size: L, tokens of a window.
-        batch_size: B, windows of a training batch, over all processes together.
+        batch_size: B, windows of a training batch, summed over all processes.
         windows: training windows: "sliding" (each epoch shows each token once) or "random"
-            (uniformly drawn places, the source systems' way).
-        supervised_tokens: how many tokens at a window's end count in the loss; None for all.
+            (starts drawn uniformly, as in the systems that are reproduced).
+        supervised_tokens: how many tokens at the end of a window count in the loss; None for all.
         eval_stride: step between evaluation windows, 1 to L; None for half a window.
-        eval_batch_tokens: tokens of an evaluation batch; fewer with a large vocabulary.
+        eval_batch_tokens: most tokens of an evaluation batch; fewer if the vocabulary is large.
         seed: of the order of training windows.
-        cache_dir: folder for downloads and token ids; None for `$TRM_CACHE_DIR`, or else the
+        cache_dir: folder for downloads and token ids; None for ``$TRM_CACHE_DIR``, or else the
             platform's cache folder.
         scrambled_validation_alphabet: add the split "val_scrambled": the validation text encoded
-            with an alphabet of its own, as one published baseline was evaluated. Characters only.
+            with an alphabet of its own, as one published baseline was evaluated. Needs a
+            ``CharacterTokenizer``.
 
     Raises:
         UserError: values out of range (all of them at once).
@@ -95,12 +97,12 @@ class TextDataModule(LightningDataModule):
                     f"{key} is {value}; it must be 1 to window_size={self.window_size}."
                 )
         if self.scrambled and not isinstance(self.unfitted_tokenizer, CharacterTokenizer):
-            problems.append("scrambled_validation_alphabet is for characters only.")
+            problems.append("scrambled_validation_alphabet needs the CharacterTokenizer.")
         if problems:
             raise UserError(f"data={self.name}: " + "\n".join(problems), "Correct these data keys.")
 
     def prepare_data(self) -> None:
-        """Find or download the text and build the token cache, unless that has been done."""
+        """Find or download the text and build the token cache, where there is none yet."""
         self._open()
 
     def setup(self, stage: str | None = None) -> None:
@@ -114,7 +116,7 @@ class TextDataModule(LightningDataModule):
             raise UserError(
                 f"The training split of {self.name} has {n_tokens} tokens, fewer than one window "
                 f"of {self.window_size}.",
-                "Give more text or a smaller data.window_size.",
+                "Use more text or a smaller data.window_size.",
             )
 
     def _open(self) -> TokenCache:
@@ -142,32 +144,32 @@ class TextDataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Hash, in hexadecimal, of everything that determines the token ids."""
+        """Hash of everything that determines the token ids, in hexadecimal."""
         return self._opened.fingerprint
 
     @property
     def splits(self) -> dict[str, TokenSplit]:
-        """ "train", "val", and where there is one "test" and "val_scrambled"."""
+        """Splits by name: "train", "val", and where they exist "test" and "val_scrambled"."""
         return self._opened.splits
 
     @property
     def tokens_per_epoch(self) -> int:
-        """Tokens of the windows that show the training split once."""
+        """Number of tokens in the windows of one epoch."""
         return windows_per_epoch(self.splits["train"].n_tokens, self.window_size) * self.window_size
 
     @property
     def batches_per_epoch(self) -> float:
-        """Batches in which the training split is shown once; rarely a whole number."""
+        """Number of batches of one epoch; rarely a whole number."""
         return self.tokens_per_epoch / (self.batch_size * self.window_size)
 
     def show(self, n_batches: int, start_batch: int = 0) -> None:
-        """Let training show `n_batches` in all, of which an earlier run has had `start_batch`."""
+        """Let training show ``n_batches``, of which an earlier run has had ``start_batch``."""
         self.n_batches, self.start_batch = n_batches, start_batch
 
     def train_batches(
         self, n_batches: int, start_batch: int = 0, rank: int = 0, world_size: int = 1
     ) -> TrainBatches:
-        """Training batches `start_batch` to `n_batches - 1`; see `TrainBatches`.
+        """Return training batches ``start_batch`` to ``n_batches - 1``; see ``TrainBatches``.
 
         Raises:
             UserError: the batch cannot be divided among the processes.
@@ -175,7 +177,7 @@ class TextDataModule(LightningDataModule):
         if self.batch_size % world_size:
             raise UserError(
                 f"data.batch_size={self.batch_size} cannot be divided among {world_size} devices.",
-                "It counts the windows of all devices together: make it a multiple.",
+                "It counts the windows of all devices together: use a multiple.",
             )
         return TrainBatches(
             self.splits["train"].tokens,
@@ -198,13 +200,13 @@ class TextDataModule(LightningDataModule):
         rank: int = 0,
         world_size: int = 1,
     ) -> EvalWindows:
-        """Batches of windows that score every token of a split once; see `EvalWindows`.
+        """Return windows that score every token of a split once; see ``EvalWindows``.
 
         Args:
-            split: a key of `splits`.
-            window_size: None for the training windows'.
-            stride: None for `eval_stride`, or half a window.
-            batch_size: None for as many windows as `eval_batch_tokens` and memory allow.
+            split: a key of ``splits``.
+            window_size: None for that of training.
+            stride: None for ``eval_stride``, else half a window.
+            batch_size: None for as many windows as ``eval_batch_tokens`` and memory allow.
             rank: of this process.
             world_size: number of processes.
 
@@ -218,19 +220,19 @@ class TextDataModule(LightningDataModule):
             )
         length = self.window_size if window_size is None else window_size
         if stride is None:
-            stride = self.eval_stride or max(1, length // 2)
+            stride = self.eval_stride or default_stride(length)
         if length < 1 or not 1 <= stride <= length:
             raise UserError(
                 f"There are no evaluation windows of {length} tokens with a stride of {stride}.",
                 "The stride must be 1 to the window size.",
             )
         if batch_size is None:
-            n_tokens = min(self.eval_batch_tokens, MAX_SCORES // self.vocab_size)
+            n_tokens = min(self.eval_batch_tokens, MAX_BATCH_SCORES // self.vocab_size)
             batch_size = max(1, n_tokens // length)
         return EvalWindows(self.splits[split].tokens, length, stride, batch_size, rank, world_size)
 
     def train_dataloader(self) -> TrainBatches:
-        """Batches for this process."""
+        """Return this process's training batches."""
         n_batches = self.n_batches
         if n_batches is None:
             n_batches = math.ceil(self.batches_per_epoch)
@@ -238,16 +240,16 @@ class TextDataModule(LightningDataModule):
 
     @property
     def eval_splits(self) -> list[str]:
-        """The splits that `val_dataloader` gives, in its order."""
+        """Names of the splits that ``val_dataloader`` returns, in its order."""
         return ["val", SCRAMBLED] if self.scrambled else ["val"]
 
     def val_dataloader(self) -> EvalWindows | list[EvalWindows]:
-        """Windows of "val"; with the scrambled alphabet a list, "val_scrambled" second."""
+        """Return windows of "val", or of "val" and "val_scrambled" with the scrambled alphabet."""
         loaders = [self._eval_loader(split) for split in self.eval_splits]
         return loaders if self.scrambled else loaders[0]
 
     def test_dataloader(self) -> EvalWindows:
-        """Windows of "test".
+        """Return the windows of "test".
 
         Raises:
             UserError: the data set has no test split.

@@ -1,66 +1,105 @@
-"""What every tokenizer can do, and the part shared by those with a plain list of tokens."""
+"""The interface of every tokenizer, and how a stored one is restored."""
 
 import copy
 import importlib
+import inspect
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from trm_lightning.errors import UserError
-from trm_lightning.files import write_text
-
-UNKNOWN = "<unk>"
+from trm_lightning.files import write_atomically
 
 
 class Tokenizer(ABC):
-    """Text to token ids and back.
+    """Turn text into token ids and back.
 
-    The constructor takes settings and gives an unfitted tokenizer; `fit` returns a fitted copy,
-    and only that can encode and decode.
+    A tokenizer of your own needs ``vocab_size`` (a class attribute or a property), ``encode`` and
+    ``decode``, in a module that Python can import. Name the class in the config; every run trained
+    with it restores it::
 
-    One of your own needs `vocab_size`, `start_id`, `encode` and `decode`. Where it has settings or
-    learns from the text, it also needs `settings`, `fit`, `fitted_state` and `with_fitted_state`.
-    A config names it by `data.tokenizer._target_: my_tokenizers.MyTokenizer`; a run stores that
-    name and the state, and restores it from the same module.
+        # my_tokenizers.py; train with data.tokenizer._target_=my_tokenizers.Bytes
+        class Bytes(Tokenizer):
+            vocab_size = 256
+
+            def encode(self, text):
+                return np.frombuffer(text.encode(), dtype=np.uint8).astype(np.int64)
+
+            def decode(self, ids):
+                return bytes(ids).decode(errors="replace")
+
+    Override further methods where their defaults do not fit:
+
+    - ``fit``, ``fitted_state`` and ``with_fitted_state``, if it learns from the training text
+      (default: it learns nothing);
+    - ``settings``, if a constructor argument is not kept in an attribute of the same name;
+    - ``start_id`` (default 0), ``unknown_id`` (none), ``token`` (one decoded id);
+    - ``lossless``, if decoding gives back the exact text (default: it may not, so no entropy floor
+      is reported).
+
+    The text is encoded in blocks that end just before a blank or a line end, so no token should
+    hold one of these after its first character.
     """
 
-    # Raise it when a change of code changes the ids: token caches are then built anew.
+    kind: ClassVar[str] = ""
+    """Names the class in stored states; set by the package, to the import path of your class."""
     version: ClassVar[int] = 1
+    """Raise it when a change of a shipped class changes the ids of any text: it is part of the
+    cache's key. Of a class outside the package, the source code is."""
+    _shipped: ClassVar[dict[str, type["Tokenizer"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.__module__.startswith("trm_lightning.") and "kind" in cls.__dict__:
+            Tokenizer._shipped[cls.kind] = cls
+        else:
+            cls.kind = f"{cls.__module__}.{cls.__qualname__}"
 
     def prepare(self, cache_dir: Path) -> None:  # noqa: B027  (nothing to do for most)
-        """Find or download what `fit` needs besides the text."""
+        """Find or download what ``fit`` needs besides the text."""
 
     def settings(self) -> dict[str, Any]:
-        """The constructor's arguments, as plain values: two with equal settings fit alike."""
-        return {}
+        """Return the constructor's arguments as plain values: equal settings fit alike.
+
+        Raises:
+            UserError: an argument is not kept in an attribute of the same name.
+        """
+        names = inspect.signature(type(self)).parameters
+        missing = [name for name in names if not hasattr(self, name)]
+        if missing:
+            raise UserError(
+                f"The tokenizer {self.kind} has no attribute for its argument {missing[0]!r}.",
+                f"Set self.{missing[0]} in the constructor, or override settings().",
+            )
+        return {name: getattr(self, name) for name in names}
 
     def key(self) -> dict[str, Any]:
-        """All that the ids depend on besides the text; for the name of the cache."""
-        return {"class": class_path(self), "version": self.version, **self.settings()}
+        """Return the settings that the ids depend on besides the text, for the cache's key."""
+        return {"kind": self.kind, **self.settings()}
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """Return a fitted copy; by default there is nothing to fit.
+        """Return a fitted copy; only that can encode and decode.
 
         Args:
             train: blocks of the training split's text.
-            held_out: blocks of the other splits' text. What may be taken from it is only whether
-                an entry for unknown tokens is needed, unless a setting says otherwise.
+            held_out: blocks of the other splits' text. It may only decide whether an entry for
+                unknown tokens is needed, unless a setting says otherwise.
         """
-        return copy.copy(self)
+        return self
 
     @property
     @abstractmethod
     def vocab_size(self) -> int:
-        """Number of ids."""
+        """Number of ids: they run from 0 to ``vocab_size - 1``."""
 
     @property
-    @abstractmethod
     def start_id(self) -> int:
         """The id that stands before a text's first token."""
+        return 0
 
     @property
     def unknown_id(self) -> int | None:
@@ -70,128 +109,99 @@ class Tokenizer(ABC):
     @property
     def lossless(self) -> bool:
         """Whether the ids determine the text of the data set, up to runs of blanks."""
-        return True
+        return False
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Ids of the text, int64, shape (n_tokens,)."""
+        """Return the ids of the text, int64, shape (n_tokens,)."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
-        """The text that the ids stand for, for a reader."""
+        """Return the text that the ids stand for, for a reader."""
 
     def token(self, token_id: int) -> str:
-        """One token as text."""
+        """Return one token as text."""
         return self.decode([token_id])
 
     def fitted_state(self) -> dict[str, Any]:
-        """What `fit` found, in plain containers."""
+        """Return what ``fit`` found, in containers fit for JSON."""
         return {}
 
     def with_fitted_state(self, fitted: dict[str, Any]) -> Self:
-        """A fitted copy of this tokenizer from what `fitted_state` returned."""
+        """Return a fitted copy of this tokenizer from what ``fitted_state`` returned."""
         return copy.copy(self)
 
     def state(self) -> dict[str, Any]:
-        """Everything needed to rebuild the tokenizer, as plain containers fit for JSON."""
-        return {
-            "class": class_path(self),
-            "settings": self.settings(),
-            "fitted": self.fitted_state(),
-        }
+        """Return everything needed to rebuild the tokenizer, in containers fit for JSON.
+
+        Raises:
+            UserError: the class cannot be imported by its name, so nothing could rebuild it.
+        """
+        tokenizer_class(self.kind)
+        return {"kind": self.kind, "settings": self.settings(), "fitted": self.fitted_state()}
 
     def save(self, path: Path) -> None:
-        """Write the state as JSON."""
-        write_text(path, json.dumps(self.state(), ensure_ascii=False))
+        """Write the state as JSON.
+
+        Raises:
+            UserError: the state holds something that JSON does not know.
+        """
+        try:
+            text = json.dumps(self.state(), ensure_ascii=False)
+        except TypeError as error:
+            raise UserError(
+                f"The state of the tokenizer {self.kind} cannot be written as JSON: {error}.",
+                "Return plain values, lists and dictionaries from settings() and fitted_state().",
+            ) from error
+        with write_atomically(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
 
     @staticmethod
     def load(path: Path) -> "Tokenizer":
-        """Read what `save` wrote."""
+        """Read what ``save`` wrote."""
         return tokenizer_from_state(json.loads(path.read_text(encoding="utf-8")))
 
 
-def class_path(tokenizer: Tokenizer) -> str:
-    """Return where the tokenizer's class can be imported from, such as `module.Class`."""
-    return f"{type(tokenizer).__module__}.{type(tokenizer).__qualname__}"
-
-
 def tokenizer_from_state(state: dict[str, Any]) -> Tokenizer:
-    """Rebuild a fitted tokenizer from `Tokenizer.state()`.
+    """Rebuild a fitted tokenizer from ``Tokenizer.state()``.
 
     Raises:
-        UserError: when its class cannot be imported, or is not a tokenizer.
+        UserError: its class cannot be imported, or its constructor takes other arguments now.
     """
-    tokenizer = _import_class(state["class"])(**state["settings"])
+    cls = tokenizer_class(state["kind"])
+    try:
+        tokenizer = cls(**state["settings"])
+    except TypeError as error:
+        raise UserError(
+            f"The tokenizer {cls.kind} cannot be rebuilt from its stored settings: {error}.",
+            "Its class has changed: restore the one that the run was trained with.",
+        ) from error
     return tokenizer.with_fitted_state(state["fitted"])
 
 
-def _import_class(path: str) -> type[Tokenizer]:
-    """Import a tokenizer's class. Nothing else is ever imported from a stored run."""
-    module, _, name = path.rpartition(".")
+def tokenizer_class(kind: str) -> type[Tokenizer]:
+    """Return the class that a stored state names.
+
+    This is the only place where a stored name becomes a tokenizer's class: what a run folder or a
+    cache may import is decided here.
+
+    Args:
+        kind: short name of a shipped tokenizer, or the import path of another one.
+
+    Raises:
+        UserError: there is no such class.
+    """
+    if kind in Tokenizer._shipped:
+        return Tokenizer._shipped[kind]
+    module, _, name = kind.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"The run's tokenizer {path} cannot be imported: {error}.",
-            f"Put the folder that holds {module.split('.')[0]} on PYTHONPATH, or call the command "
-            "as `python -m …` from that folder.",
+            f"The tokenizer {kind!r} cannot be imported: {error}.",
+            "Define the class at the top level of a module, and put the module's folder on "
+            "PYTHONPATH.",
         ) from error
     if not (isinstance(found, type) and issubclass(found, Tokenizer)):
-        raise UserError(f"{path}, the run's tokenizer, is not a subclass of Tokenizer.")
+        raise UserError(f"{kind} is not a Tokenizer.", "Derive it from trm_lightning.data's.")
     return found
-
-
-class VocabularyTokenizer(Tokenizer):
-    """A tokenizer whose ids are positions in a list of tokens."""
-
-    _tokens: Sequence[str] = ()
-    _unknown_id: int | None = None
-    _lossless: bool = True
-
-    def with_fitted_state(self, fitted: dict[str, Any]) -> Self:
-        """See `Tokenizer`."""
-        return self._fitted(fitted["tokens"], fitted["unknown_id"], fitted["lossless"])
-
-    def _fitted(self, tokens: Sequence[str], unknown_id: int | None, lossless: bool) -> Self:
-        fitted = copy.copy(self)
-        fitted._tokens, fitted._unknown_id, fitted._lossless = list(tokens), unknown_id, lossless
-        fitted._index()
-        return fitted
-
-    @abstractmethod
-    def _index(self) -> None:
-        """Build what `encode` looks ids up in."""
-
-    def fitted_state(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
-        return {
-            "tokens": list(self._tokens),
-            "unknown_id": self._unknown_id,
-            "lossless": self._lossless,
-        }
-
-    @property
-    def vocab_size(self) -> int:
-        """Number of tokens, special ones included."""
-        return len(self._tokens)
-
-    @property
-    def unknown_id(self) -> int | None:
-        """See `Tokenizer`."""
-        return self._unknown_id
-
-    @property
-    def lossless(self) -> bool:
-        """See `Tokenizer`."""
-        return self._lossless
-
-    def token(self, token_id: int) -> str:
-        """See `Tokenizer`."""
-        return self._tokens[token_id]
-
-    def _not_in_vocabulary(self, token: str) -> UserError:
-        return UserError(
-            f"{token!r} is not among the {self.vocab_size:,} tokens of this vocabulary, "
-            "which has no entry for unknown ones.",
-            "Use only text made of the training text's own tokens.",
-        )

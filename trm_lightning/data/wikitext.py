@@ -1,4 +1,4 @@
-"""WikiText-2 and WikiText-103, with or without `<unk>` in the text (v1, raw)."""
+"""WikiText-2 and WikiText-103: where they are downloaded from, and their published sizes."""
 
 import hashlib
 import warnings
@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from trm_lightning.data.corpora import SPLIT_NAMES, Corpus
-from trm_lightning.data.download import PublishedFile, find_local, locate, warn_if_changed
-from trm_lightning.data.reading import (
+from trm_lightning.data.corpus import SPLIT_NAMES, Corpus
+from trm_lightning.data.find_or_download import PublishedFile, find_local, locate, warn_if_changed
+from trm_lightning.data.text_counts import TextCounts
+from trm_lightning.data.text_stream import (
     file_sha256,
     parquet_text_bytes,
     read_parquet_lines,
@@ -67,17 +68,18 @@ _TOKENS_FILE_SHA256 = {
 class WikiText(Corpus):
     """Good and featured Wikipedia articles, a line per paragraph.
 
-    A split is read from the published text file in `$TRM_DATA_DIR`
-    (`wikitext-2/wiki.train.tokens`, `wikitext-2-raw/wiki.train.raw`), or else from its parquet
-    files there, in the cache folder, or downloaded.
+    A split is read from the published text file in ``$TRM_DATA_DIR``
+    (``wikitext-2/wiki.train.tokens``, ``wikitext-2-raw/wiki.train.raw``), else from its parquet
+    files: those in ``$TRM_DATA_DIR``, in the cache folder, or downloaded.
 
     Args:
         size: 2 or 103 (million training words).
-        variant: "v1" has `<unk>` for rare words, hence a closed vocabulary; "raw" has all words.
+        variant: "v1" has ``<unk>`` for rare words, hence a closed vocabulary; "raw" has all words.
         base_url: folder that holds the parquet files' folders.
 
     Raises:
-        UserError: no such size or variant; and from `prepare`: the files cannot be had.
+        UserError: no such size or variant; and from ``prepare``: the files cannot be
+            found or downloaded.
     """
 
     def __init__(
@@ -98,7 +100,7 @@ class WikiText(Corpus):
         self._downloaded: set[str] = set()
 
     def prepare(self, cache_dir: Path) -> None:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         for split in SPLIT_NAMES:
             text_file = find_local(self._text_file_name(split))
             if text_file:
@@ -131,31 +133,31 @@ class WikiText(Corpus):
         ]
 
     def key(self) -> dict[str, Any]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         paths = [path for split in SPLIT_NAMES for path in self._paths[split]]
         together = hashlib.sha256("".join(map(file_sha256, paths)).encode())
         return {"source": together.hexdigest()}
 
     def split_names(self) -> Sequence[str]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return SPLIT_NAMES
 
     def blocks(self, split: str) -> Iterator[str]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return safe_blocks(piece for path in self._paths[split] for piece in _read(path))
 
     def size_estimate(self, split: str) -> int:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return sum(map(_text_bytes, self._paths[split]))
 
-    def check_counts(self, split: str, n_words: int, n_lines: int) -> None:
-        """Compare with the published number of words, which catches any mistake about lines.
+    def check_counts(self, split: str, counts: TextCounts) -> None:
+        """Compare with the published number of words, which depends on every line end.
 
         Raises:
-            UserError: a download differs. For a file of the user's it is a warning.
+            UserError: a download differs. A file in ``$TRM_DATA_DIR`` only causes a warning.
         """
         published = N_TOKENS.get((self.size, self.variant), {}).get(split)
-        found = n_words + n_lines
+        found = counts.words + counts.lines  # <eos> is a word
         if published is None or found == published:
             return
         message = (

@@ -1,6 +1,6 @@
 """Exact scores: what a number means, and how it is computed."""
 
 from trm_lightning.evaluation.likelihood import LikelihoodSum, score_windows
-from trm_lightning.evaluation.metrics import Score
+from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp
 
-__all__ = ["LikelihoodSum", "Score", "score_windows"]
+__all__ = ["MEANINGS", "LikelihoodSum", "Score", "described", "safe_exp", "score_windows"]

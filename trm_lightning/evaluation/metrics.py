@@ -1,6 +1,7 @@
-"""The metrics of a split: what they are called, what they mean, how they are computed.
+"""The scores of ``results.json``: their names, what each means, and how each is computed.
 
-A metric of ``results.json`` is an entry of :meth:`Score.as_dict`.
+To add a number, add it to ``Score.as_dict``. If it needs a new count of the text, such as its
+syllables, add that to ``trm_lightning.data.text_counts``.
 """
 
 import math
@@ -11,21 +12,25 @@ from trm_lightning.data import TextCounts
 
 NOT_A_LIKELIHOOD = (
     "NOT A LIKELIHOOD: the chunk starts at the embedding of the answer, so this number measures "
-    "copying. It is no perplexity and cannot be compared with one."
+    "copying. It is not a perplexity and cannot be compared with one."
 )
-# What the numbers of a score are called, so that none can be mistaken for another. A name that
-# begins with ppl is a perplexity.
+# Names of exp(nats per token), by how the nats were obtained: none can be mistaken for another.
 MEANINGS = {
     "ppl": "exact perplexity",
     "warm_start_ppl": NOT_A_LIKELIHOOD,
-    "not_a_perplexity": "NOT A LIKELIHOOD: this model sees what it is scored on.",
+    "not_a_perplexity": "NOT A LIKELIHOOD: the model sees the tokens that it is scored on.",
     "ppl_without_answer": "exact perplexity of the same weights started without the answer",
 }
 
 
 @dataclass(frozen=True)
 class Score:
-    """A split's total nats, and counts of the text that they were summed over."""
+    """The negative log-likelihood of a split.
+
+    Attributes:
+        nats: -log p of all tokens together.
+        counts: sizes of the text.
+    """
 
     nats: float
     counts: TextCounts
@@ -42,21 +47,20 @@ class Score:
 
     @property
     def bits_per_character(self) -> float:
-        """Mean negative log-likelihood of a character, in bits."""
-        return self.nats / math.log(2) / self.counts.characters
+        """Negative log-likelihood of the text per Unicode character, in bits."""
+        return self._bits / self.counts.characters
 
     @property
-    def bits_per_byte(self) -> float:
-        """Mean negative log-likelihood of a byte of the text in UTF-8, in bits."""
-        return self.nats / math.log(2) / self.counts.bytes
+    def _bits(self) -> float:
+        return self.nats / math.log(2)
 
     def as_dict(self) -> dict[str, float | int]:
-        """Return everything a reader needs to compare the number with another."""
+        """Return the numbers of ``results.json``, with the counts needed to compare them."""
         return {
             "perplexity": self.perplexity,
             "nats_per_token": self.nats_per_token,
             "bits_per_character": self.bits_per_character,
-            "bits_per_byte": self.bits_per_byte,
+            "bits_per_byte": self._bits / self.counts.bytes,
             "word_perplexity": safe_exp(self.nats / max(1, self.counts.words)),
             "total_nats": self.nats,
             "tokens": self.counts.tokens,
@@ -68,7 +72,7 @@ class Score:
 
 
 def described(name: str, score: Score) -> dict[str, Any]:
-    """Return a score with the meaning of its number; ``name`` is such as ``val/ppl``."""
+    """Return a score's numbers with what they mean; ``name`` is such as ``val/ppl``."""
     kind = name.partition("/")[2]
     return {"meaning": MEANINGS[kind], "is_likelihood": kind.startswith("ppl"), **score.as_dict()}
 

@@ -28,7 +28,7 @@ def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) ->
         "parameters": model.n_parameters(),
         "is_likelihood": model.is_likelihood,
         "eval_window": data.window_size,
-        "eval_stride": data.eval_stride or data.window_size // 2,
+        "eval_stride": data.eval_windows("val").stride,
     }
 
 

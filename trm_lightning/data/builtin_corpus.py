@@ -1,4 +1,4 @@
-"""The built-in corpus: needs no download, and its entropy is known."""
+"""The built-in corpus: a play sampled from a grammar, so its exact entropy is known."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from trm_lightning.data.corpora import SPLIT_NAMES, Corpus
-from trm_lightning.data.grammar import NEW_LINE, distribution, draw, play, probability
-from trm_lightning.data.reading import safe_blocks
+from trm_lightning.data.builtin_grammar import NEW_LINE, distribution, draw, play, probability
+from trm_lightning.data.corpus import SPLIT_NAMES, Corpus
+from trm_lightning.data.text_stream import safe_blocks
 from trm_lightning.errors import UserError
 
 _BITS_AT_A_TIME = 1 << 16
 
 
 class BuiltinPlay(Corpus):
-    """A play sampled from the grammar of `trm_lightning.data.grammar`.
+    """A play sampled from the grammar in ``builtin_grammar``.
 
-    Words and marks stand between blanks and a line ends a turn, so that WikiText's word rule gives
-    back the grammar's words; a tokenizer that loses nothing spells the same text, hence has the
-    same total nats. Each split is a play of its own, with whole scenes only.
+    Blanks separate words and punctuation and a line end closes a turn, so WikiText's word rule
+    returns the grammar's words. The total nats of the text are the same under every lossless
+    tokenizer. Each split is a play of its own, of whole scenes.
 
     Args:
         train_words: least number of words, line ends included, of the training split.
@@ -45,23 +45,23 @@ class BuiltinPlay(Corpus):
         self.seed = seed
 
     def key(self) -> dict[str, Any]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return {"n_words": self.n_words, "seed": self.seed}
 
     def split_names(self) -> Sequence[str]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return SPLIT_NAMES
 
     def blocks(self, split: str) -> Iterator[str]:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return safe_blocks([self._sample(split)[0]])
 
     def size_estimate(self, split: str) -> int:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return 6 * self.n_words[split]
 
     def total_nats(self, split: str) -> float:
-        """See `Corpus`."""
+        """See ``Corpus``."""
         return self._sample(split)[1]
 
     def _sample(self, split: str) -> tuple[str, float]:
@@ -70,7 +70,7 @@ class BuiltinPlay(Corpus):
 
 @lru_cache(maxsize=len(SPLIT_NAMES))  # a cache is built in three passes over the same text
 def sample_play(n_words: int, seed: tuple[int, ...]) -> tuple[str, float]:
-    """At least n_words words up to the end of a scene, and the exact nats of the whole text."""
+    """Return at least n_words words up to the end of a scene, and the exact nats of the text."""
     bits = _random_bits(seed)
     words: list[str] = []
     probabilities: list[float] = []
@@ -85,27 +85,27 @@ def sample_play(n_words: int, seed: tuple[int, ...]) -> tuple[str, float]:
 
 
 def spell(words: Sequence[str]) -> str:
-    """The words with a blank between any two that stand on one line."""
+    """Return the words as text: one blank between two words of a line."""
     return " ".join(words).replace(f" {NEW_LINE}", NEW_LINE).replace(f"{NEW_LINE} ", NEW_LINE)
 
 
 def next_words(words: Sequence[str]) -> dict[str, float]:
-    """Exact distribution of the next word after these first words of a play.
+    """Return the exact distribution of the next word after these first words of a play.
 
     Raises:
-        ValueError: the grammar cannot have written these words.
+        ValueError: the grammar gives these words probability 0.
     """
     grammar = play()
     mixture = next(grammar)
     for word in words:
         if not probability(mixture, word):
-            raise ValueError(f"{word!r} cannot come here")
+            raise ValueError(f"{word!r} has probability 0 here")
         mixture = grammar.send(word)
     return distribution(mixture)
 
 
 def _random_bits(seed: tuple[int, ...]) -> Iterator[int]:
-    """Uniform 64-bit numbers; the raw stream is the same in every version of numpy."""
+    """Yield uniform 64-bit numbers; the raw stream is the same in every version of numpy."""
     generator = np.random.PCG64(list(seed))
     while True:
         yield from generator.random_raw(_BITS_AT_A_TIME).tolist()

@@ -1,11 +1,11 @@
-"""One id per character."""
+"""One id per character: how characters become ids, and which are unknown."""
 
 from collections.abc import Iterable
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 
-from trm_lightning.data.tokenizer import UNKNOWN, VocabularyTokenizer
+from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
 from trm_lightning.errors import UserError
 
 _N_CODE_POINTS = 0x110000
@@ -14,27 +14,25 @@ _N_CODE_POINTS = 0x110000
 class CharacterTokenizer(VocabularyTokenizer):
     """The alphabet is the sorted set of the training split's characters.
 
-    Ids follow code points, so Tiny Shakespeare gives the usual 65. `<unk>` is added as the last
+    Ids follow code points, so Tiny Shakespeare gives the usual 65. ``<unk>`` is added as the last
     id only if some character of the data set is not in the alphabet.
 
     Args:
-        min_count: a character that the training split holds less often is unknown.
+        min_count: a character that is rarer in the training split is unknown.
 
     Raises:
         UserError: min_count below 1.
     """
+
+    kind = "characters"
 
     def __init__(self, min_count: int = 1) -> None:
         if min_count < 1:
             raise UserError(f"min_count is {min_count}; it must be at least 1.")
         self.min_count = min_count
 
-    def settings(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
-        return {"min_count": self.min_count}
-
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         counts = _count(train)
         present = (counts + _count(held_out)) > 0
         kept = counts >= self.min_count
@@ -47,15 +45,15 @@ class CharacterTokenizer(VocabularyTokenizer):
         alphabet = [token for token in self._tokens if token != UNKNOWN]
         codes = _code_points("".join(alphabet))
         missing = -1 if self._unknown_id is None else self._unknown_id
-        # The entry after the largest code point stands for all code points beyond it.
+        # The last entry stands for all code points beyond the largest of the alphabet.
         self._id_of_code = np.full(int(codes.max(initial=0)) + 2, missing, dtype=np.int64)
         self._id_of_code[codes] = np.arange(len(codes))
 
     def encode(self, text: str) -> np.ndarray:
-        """See `Tokenizer`.
+        """See ``Tokenizer``.
 
         Raises:
-            UserError: a character is not in the alphabet and there is no `<unk>`.
+            UserError: a character is not in the alphabet and there is no ``<unk>``.
         """
         codes = np.minimum(_code_points(text), len(self._id_of_code) - 1)
         ids: np.ndarray = self._id_of_code[codes]
@@ -64,12 +62,12 @@ class CharacterTokenizer(VocabularyTokenizer):
         return ids
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The characters; an unknown one becomes U+FFFD."""
+        """Return the characters; an unknown one becomes U+FFFD."""
         return "".join("\ufffd" if i == self._unknown_id else self._tokens[i] for i in ids)
 
     @property
     def start_id(self) -> int:
-        """A line end, as if the text stood at the start of a line; else a blank, else id 0."""
+        """A line end, as if the text began a line; without one a blank; without that id 0."""
         for character in "\n ":
             if character in self._tokens:
                 return self._tokens.index(character)

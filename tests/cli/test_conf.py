@@ -43,4 +43,4 @@ def test_defaults_and_every_choice_compose_and_fit(command: str) -> None:
 
 
 def test_conf_is_the_checkouts() -> None:
-    assert conf_dir() == Path(__file__).resolve().parent.parent / "conf"
+    assert conf_dir() == Path(__file__).resolve().parents[2] / "conf"

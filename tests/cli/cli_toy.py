@@ -13,7 +13,7 @@ import pytest
 
 from trm_lightning.cli.schema import SCHEMAS
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 TOY = '''
 import os

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from trm_lightning.data import BuiltinPlay, CharacterTokenizer, TextDataModule, WhitespaceTokenizer
-from trm_lightning.data.builtin import next_words, sample_play, spell
-from trm_lightning.data.grammar import distribution, play
+from trm_lightning.data.builtin_corpus import next_words, sample_play, spell
+from trm_lightning.data.builtin_grammar import distribution, play
 from trm_lightning.errors import UserError
 
 

@@ -1,4 +1,4 @@
-"""Published files: looked for in `$TRM_DATA_DIR`, then in the cache folder, then downloaded."""
+"""Find a published file in ``$TRM_DATA_DIR`` or the cache folder, or download it."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pooch
 
-from trm_lightning.data.reading import file_sha256
+from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.errors import UserError
 
 _RETRIES = 3
@@ -22,7 +22,7 @@ class PublishedFile:
     """A file with a fixed content.
 
     Args:
-        name: its path below `$TRM_DATA_DIR` or the download folder.
+        name: its path below ``$TRM_DATA_DIR`` or the download folder.
         sha256: checksum of the published bytes, in hexadecimal.
         url: where it is downloaded from.
     """
@@ -33,16 +33,16 @@ class PublishedFile:
 
 
 def resolve_cache_dir(cache_dir: str | None) -> Path:
-    """The folder for downloads and token ids: the argument, `$TRM_CACHE_DIR`, or the platform's."""
+    """Return the cache folder: the argument, ``$TRM_CACHE_DIR``, or the platform's."""
     chosen = cache_dir or os.environ.get("TRM_CACHE_DIR")
     return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("trm_lightning"))
 
 
 def find_local(name: str) -> Path | None:
-    """The file below `$TRM_DATA_DIR`, or None if the variable or the file is missing.
+    """Return the file below ``$TRM_DATA_DIR``; None if the variable or the file is missing.
 
     Raises:
-        UserError: the variable names no folder.
+        UserError: the variable does not name a folder.
     """
     variable = os.environ.get("TRM_DATA_DIR")
     if not variable:
@@ -50,7 +50,7 @@ def find_local(name: str) -> Path | None:
     folder = Path(variable).expanduser()
     if not folder.is_dir():
         raise UserError(
-            f"The environment variable TRM_DATA_DIR names {folder.absolute()}, which is no folder.",
+            f"The environment variable TRM_DATA_DIR names {folder.absolute()}, not a folder.",
             "Correct it, or unset it to have the data downloaded.",
         )
     path = folder / name
@@ -58,14 +58,13 @@ def find_local(name: str) -> Path | None:
 
 
 def locate(file: PublishedFile, cache_dir: Path) -> Path:
-    """Path of a file on this machine, downloaded if need be.
+    """Return the path of a file on this machine; download it where there is none.
 
-    A copy in `$TRM_DATA_DIR` is the user's own: it is used, with a warning, even if its checksum
-    differs. A download is kept only if its checksum is right.
+    A copy in ``$TRM_DATA_DIR`` is used even if its checksum differs, with a warning. A download is
+    kept only if its checksum is right.
 
     Raises:
-        UserError: the file is not here and cannot be fetched, or what came is not what was
-            published.
+        UserError: the file cannot be downloaded, or the download is not the published file.
     """
     local = find_local(file.name)
     if local:
@@ -85,7 +84,7 @@ def locate(file: PublishedFile, cache_dir: Path) -> Path:
             return Path(store.fetch(file.name, downloader=downloader))
         except ValueError as error:  # pooch: the checksum differs
             raise UserError(
-                f"What {file.url} sent does not have the published checksum; it was not kept.",
+                f"The download from {file.url} does not have the published checksum: not kept.",
                 _where_to_put(file, folder),
             ) from error
         except OSError as error:  # requests' exceptions are OSErrors
@@ -119,7 +118,7 @@ _DISK_ERRORS = {
 
 @contextmanager
 def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of writing below `folder` that the user can mend into a UserError."""
+    """Turn errors of writing below ``folder`` that the user can fix into a UserError."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""One id per word, by either of two rules for what a word is."""
+"""One id per word, with the two rules that split text into words."""
 
 import re
 from abc import abstractmethod
@@ -9,14 +9,14 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
-from trm_lightning.data.tokenizer import UNKNOWN, VocabularyTokenizer
+from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
 from trm_lightning.errors import UserError
 
 NEW_LINE = "\n"
 
 
 class _Ids(dict[str, int]):
-    """Token to id; a token that is missing counts as unknown, at the speed of a dictionary."""
+    """Token to id; a missing token gives the unknown id, at the speed of a dictionary."""
 
     def __init__(self, tokenizer: "_Words") -> None:
         super().__init__((token, i) for i, token in enumerate(tokenizer._tokens))
@@ -29,8 +29,11 @@ class _Ids(dict[str, int]):
 
 
 class _Words(VocabularyTokenizer):
+    """Words by the rule of a subclass."""
+
     @abstractmethod
-    def _split(self, text: str) -> list[str]: ...
+    def _split(self, text: str) -> list[str]:
+        """Return the words of the text: the word-splitting rule. See ``version`` on changing it."""
 
     def _count(self, blocks: Iterable[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
@@ -42,7 +45,7 @@ class _Words(VocabularyTokenizer):
         self._ids = _Ids(self)
 
     def encode(self, text: str) -> np.ndarray:
-        """See `Tokenizer`.
+        """See ``Tokenizer``.
 
         Raises:
             UserError: a word is not in the vocabulary and there is no entry for unknown ones.
@@ -52,21 +55,23 @@ class _Words(VocabularyTokenizer):
 
 
 class WordTokenizer(_Words):
-    r"""Lower-cased runs of word characters, and every other non-blank symbol on its own.
+    r"""Lower-cased runs of word characters; any other non-blank character is a word of its own.
 
-    The pattern is `\w+|[^\w\s]`. The vocabulary is `<PAD> <UNK> <BOS> <EOS>` and the commonest
-    words, the earlier one first where two are equally common. Case, blanks and line ends are lost.
+    The pattern is ``\w+|[^\w\s]``. The vocabulary is ``<PAD> <UNK> <BOS> <EOS>`` and the most
+    frequent words; of two equally frequent ones, the first in the text comes first. Case, blanks
+    and line ends are lost.
 
     Args:
-        vocab_size: most entries, the four specials included.
-        min_count: a word that occurs less often is unknown.
+        vocab_size: largest number of ids, the four specials included.
+        min_count: a rarer word is unknown.
         fit_on: "train" counts words in the training split; "all" counts them in the whole text, as
-            the source system did, which shows the vocabulary some of the held-out text.
+            in the system that is reproduced: its vocabulary then depends on held-out text.
 
     Raises:
         UserError: a value out of range.
     """
 
+    kind = "words"
     specials = ("<PAD>", "<UNK>", "<BOS>", "<EOS>")
     _pattern = re.compile(r"\w+|[^\w\s]")
     _no_blank_before = re.compile(r" (?=[.,;:!?])")
@@ -88,19 +93,15 @@ class WordTokenizer(_Words):
         self.fit_on = fit_on
 
     def settings(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         return {
             "vocab_size": self.vocab_limit,
             "min_count": self.min_count,
             "fit_on": self.fit_on,
         }
 
-    def key(self) -> dict[str, Any]:
-        """See `Tokenizer`; the rule that splits words is part of it."""
-        return super().key() | {"pattern": self._pattern.pattern}
-
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """See `Tokenizer`; the held-out text is read only with `fit_on="all"`."""
+        """See ``Tokenizer``; the held-out text is read only with ``fit_on="all"``."""
         counts = self._count(chain(train, held_out) if self.fit_on == "all" else train)
         commonest = counts.most_common(self.vocab_limit - len(self.specials))
         words = [word for word, count in commonest if count >= self.min_count]
@@ -110,28 +111,29 @@ class WordTokenizer(_Words):
         return self._pattern.findall(text.lower())
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words with blanks between, none before a punctuation mark."""
+        """Return the words joined by blanks, without one before a punctuation mark."""
         return self._no_blank_before.sub("", " ".join(self._tokens[i] for i in ids))
 
     @property
     def start_id(self) -> int:
-        """`<BOS>`."""
+        """``<BOS>``."""
         return self.specials.index("<BOS>")
 
 
 class WhitespaceTokenizer(_Words):
-    """What stands between blanks is a word, and every line ends in `<eos>`: WikiText's rule.
+    """Words are separated by blanks, and every line ends in ``<eos>``: WikiText's rule.
 
-    The vocabulary is `<eos>` and the training split's words, commonest first. `<unk>` is the text's
-    own, or is added as the last id if some word of the data set is not in the vocabulary.
+    The vocabulary is ``<eos>`` and the training split's words, the most frequent first. ``<unk>``
+    is a word of the text, or becomes the last id if the vocabulary lacks a word of the data set.
 
     Args:
-        max_vocab: most entries; None for all words.
+        max_vocab: largest number of ids; None for all words.
 
     Raises:
         UserError: max_vocab below 2.
     """
 
+    kind = "whitespace"
     end_of_line = "<eos>"
     _around_line_end = re.compile(r" ?\n ?")
 
@@ -140,12 +142,8 @@ class WhitespaceTokenizer(_Words):
             raise UserError(f"max_vocab is {max_vocab}; it must be at least 2.")
         self.max_vocab = max_vocab
 
-    def settings(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
-        return {"max_vocab": self.max_vocab}
-
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         counts = self._count(train)
         commonest = [word for word, _ in counts.most_common() if word != self.end_of_line]
         words = [self.end_of_line, *commonest][: self.max_vocab]
@@ -162,11 +160,11 @@ class WhitespaceTokenizer(_Words):
         return text.replace(NEW_LINE, f" {self.end_of_line} ").split()
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The words with blanks between; `<eos>` becomes a line end."""
+        """Return the words joined by blanks; ``<eos>`` becomes a line end."""
         words = (NEW_LINE if i == self.start_id else self._tokens[i] for i in ids)
         return self._around_line_end.sub(NEW_LINE, " ".join(words))
 
     @property
     def start_id(self) -> int:
-        """`<eos>`, as if a line had just ended."""
+        """``<eos>``, as if a line had just ended."""
         return 0

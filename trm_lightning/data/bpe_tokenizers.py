@@ -1,4 +1,4 @@
-"""Byte-level byte pair encoding: trained on the corpus, or GPT-2's."""
+"""Byte pair encoding: trained on the corpus, or GPT-2's."""
 
 import copy
 from collections.abc import Iterable
@@ -9,9 +9,9 @@ import numpy as np
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
-from trm_lightning.data.download import PublishedFile, locate
-from trm_lightning.data.reading import file_sha256, safe_blocks
-from trm_lightning.data.tokenizer import Tokenizer, class_path
+from trm_lightning.data.find_or_download import PublishedFile, locate
+from trm_lightning.data.text_stream import file_sha256, safe_blocks
+from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -20,16 +20,17 @@ _PIECE_CHARACTERS = 1 << 15  # the library encodes a batch of pieces on all core
 
 
 class _ByteLevelBPE(Tokenizer):
-    """Any text can be encoded, so there is no unknown token."""
+    """Encodes any text, so there is no unknown token."""
 
     _backend: Backend
+    lossless = True
 
     def fitted_state(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         return {"tokenizers_json": self._backend.to_str()}
 
     def with_fitted_state(self, fitted: dict[str, Any]) -> Self:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         return self._fitted(Backend.from_str(fitted["tokenizers_json"]))
 
     def _fitted(self, backend: Backend) -> Self:
@@ -44,24 +45,24 @@ class _ByteLevelBPE(Tokenizer):
 
     @property
     def start_id(self) -> int:
-        """`<|endoftext|>`."""
+        """``<|endoftext|>``."""
         start = self._backend.token_to_id(END_OF_TEXT)
         assert start is not None
         return start
 
     def encode(self, text: str) -> np.ndarray:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         pieces = list(safe_blocks([text], _PIECE_CHARACTERS))
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         return np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text; bytes that are no UTF-8 (a character cut in two) become U+FFFD."""
+        """Return the text; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
         return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         return self.decode([token_id])
 
 
@@ -69,11 +70,13 @@ class BPETokenizer(_ByteLevelBPE):
     """Byte pair encoding trained on the training split.
 
     Args:
-        vocab_size: most entries: `<|endoftext|>`, the 256 bytes and the merges.
+        vocab_size: largest number of ids: ``<|endoftext|>``, the 256 bytes and the merges.
 
     Raises:
-        UserError: vocab_size has no room for the bytes.
+        UserError: vocab_size is 256 or less, too few for the bytes.
     """
+
+    kind = "bpe"
 
     def __init__(self, vocab_size: int = 4096) -> None:
         if vocab_size <= _N_BYTES:
@@ -83,11 +86,11 @@ class BPETokenizer(_ByteLevelBPE):
         self.vocab_limit = vocab_size
 
     def settings(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         return {"vocab_size": self.vocab_limit}
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         backend = _byte_level(models.BPE())
         trainer = trainers.BpeTrainer(
             vocab_size=self.vocab_limit,
@@ -102,14 +105,16 @@ class BPETokenizer(_ByteLevelBPE):
 
 
 class GPT2Tokenizer(_ByteLevelBPE):
-    """GPT-2's published 50,257 tokens and `<PAD>`, as the source system had: 50,258 entries.
+    """GPT-2's published 50,257 tokens and ``<PAD>``, as in the system that is
+    reproduced: 50,258 entries.
 
-    Its files are looked for in `$TRM_DATA_DIR/gpt2`, then in the cache folder, then downloaded.
+    Its files come from ``$TRM_DATA_DIR/gpt2``, else the cache folder, else a download.
 
     Args:
-        base_url: folder that holds `vocab.bpe` and `encoder.json`.
+        base_url: folder that holds ``vocab.bpe`` and ``encoder.json``.
     """
 
+    kind = "gpt2"
     _checksums = (
         ("vocab.bpe", "1ce1664773c50f3e0cc8842619a93edc4624525b728b188a9e0be33b7726adc5"),
         ("encoder.json", "196139668be63f3b5d6574427317ae82f612a97c5d1cdaf36ed2256dbf636783"),
@@ -122,27 +127,22 @@ class GPT2Tokenizer(_ByteLevelBPE):
         self._paths: list[Path] = []  # merges, vocabulary
 
     def prepare(self, cache_dir: Path) -> None:
-        """See `Tokenizer`."""
+        """See ``Tokenizer``."""
         files = [
             PublishedFile(f"gpt2/{name}", sha256, f"{self.base_url}/{name}")
             for name, sha256 in self._checksums
         ]
         self._paths = [locate(file, cache_dir) for file in files]
 
-    def settings(self) -> dict[str, Any]:
-        """See `Tokenizer`."""
-        return {"base_url": self.base_url}
-
     def key(self) -> dict[str, Any]:
-        """See `Tokenizer`: the files determine it, wherever they came from."""
+        """See ``Tokenizer``: the files' contents, whatever their address."""
         return {
-            "class": class_path(self),
-            "version": self.version,
+            "kind": self.kind,
             "files": [file_sha256(path) for path in self._paths],
         }
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
-        """See `Tokenizer`; the text is not read."""
+        """See ``Tokenizer``; the text is not read."""
         merges, vocabulary = map(str, self._paths)
         backend = _byte_level(models.BPE.from_file(vocabulary, merges))
         backend.add_special_tokens([AddedToken(END_OF_TEXT), AddedToken("<PAD>")])

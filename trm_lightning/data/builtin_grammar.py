@@ -1,16 +1,16 @@
-"""A play without end, written by a grammar whose probabilities are known exactly.
+"""The built-in corpus' grammar: an endless play whose probabilities are known exactly.
 
 The grammar is a set of generator functions. Each yields the exact distribution of the next word,
-is sent the word that came, and goes on; so the distribution depends on nothing but the words so
-far, and the probability of a text is the product of what was yielded along it. What a reader can
-learn, from near to far:
+receives the word that was drawn, and continues. The distribution therefore depends only on the
+words so far, and the probability of a text is the product of its words' probabilities. Raise
+``BuiltinPlay.version`` when a change here changes the text. What a model can learn, by distance:
 
-- which words follow which, and which objects a verb likes;
+- which words follow which, and which objects a verb prefers;
 - number: determiner, noun and verb agree, also across a relative clause ("the dogs that the cook
-  sees run"), and a pronoun agrees with the subject before it, sentences earlier;
-- the speaker at the head of the line has favourite nouns, adjectives, verbs and an adverb;
-- things named in a scene return in it, and so do the persons who entered, above all the one who
-  was just addressed.
+  sees run"), and a pronoun agrees with the previous subject, sentences earlier;
+- the speaker named at the head of the line has favourite nouns, adjectives, verbs and an adverb;
+- nouns of a scene return in it, and the characters who entered speak, most likely the one just
+  addressed.
 """
 
 from bisect import bisect_right
@@ -20,16 +20,16 @@ from functools import cache
 from itertools import accumulate
 from typing import TypeVar
 
-from trm_lightning.data import lexicon as lex
-from trm_lightning.data.lexicon import PLURAL, SINGULAR
+from trm_lightning.data import builtin_words as lex
+from trm_lightning.data.builtin_words import PLURAL, SINGULAR
 
 NEW_LINE = "\n"
 _BITS = 64
-_N_REMEMBERED = 8  # nouns of a scene that are likely to return
+_N_REMEMBERED = 8  # the last nouns of a scene, which are likely to return
 
 
 class Choices:
-    """Words with whole-number weights, so that sampling is the same on every platform."""
+    """Words with integer weights, so that sampling is the same on every platform."""
 
     def __init__(self, weights: dict[str, int]) -> None:
         self.weights = weights
@@ -38,7 +38,7 @@ class Choices:
         self.total = self._cumulative[-1]
 
     def draw(self, bits: int) -> str:
-        """The word for a uniform 64-bit number."""
+        """Return the word for a uniform 64-bit number."""
         return self._words[bisect_right(self._cumulative, bits * self.total >> _BITS)]
 
 
@@ -49,13 +49,13 @@ Grammar = Part[None]
 
 
 def distribution(mixture: Mixture) -> dict[str, float]:
-    """Probability of each possible word."""
+    """Return the probability of each possible word."""
     words = {word: 0.0 for _, choices in mixture for word in choices.weights}
     return {word: probability(mixture, word) for word in words}
 
 
 def probability(mixture: Mixture, word: str) -> float:
-    """Probability of one word; 0 if it cannot come."""
+    """Return the probability of one word; 0 if the mixture does not hold it."""
     hits = sum(weight * c.weights.get(word, 0) / c.total for weight, c in mixture)
     return hits / sum(weight for weight, _ in mixture)
 
@@ -107,7 +107,7 @@ _CLAUSE_ENDS = [(6, _uniform(["."])), (1, _uniform(["and"]))]
 
 
 class _Taste:
-    """What a speaker likes to say."""
+    """A speaker's favourite words."""
 
     def __init__(self, index: int) -> None:
         self.nouns = _number_pair(lex.every(lex.NOUNS, start=5 * index, step=1, n=5))
@@ -125,7 +125,7 @@ _OBJECTS = {
 
 
 class _Scene:
-    """What the words of a scene so far say about those to come."""
+    """The state of a scene: what its words so far determine about the next ones."""
 
     def __init__(self, cast: list[str]) -> None:
         self.cast = cast
@@ -164,7 +164,7 @@ class _Scene:
 
 
 def play() -> Grammar:
-    """The grammar from its first word; it never ends."""
+    """Yield the next word's distribution from the first word on, without end."""
     while True:
         for word in ("Scene", "in", "the"):
             yield _only(word)
@@ -218,7 +218,7 @@ def _sentence_starts(scene: _Scene) -> Mixture:
 
 
 def _clause(scene: _Scene, word: str) -> Part[str]:
-    """Subject and predicate; the subject's first word has come. Returns the word after it."""
+    """Continue a clause after its subject's first word; return the word after the clause."""
     if word in lex.PRONOUNS:
         number = lex.PRONOUNS.index(word)
         word = yield _verbs(scene, number)
@@ -244,7 +244,7 @@ def _verbs(scene: _Scene, number: int) -> Mixture:
 
 
 def _noun_phrase(scene: _Scene, determiner: str, verb: str = "") -> Part[int]:
-    """Adjective, perhaps, and noun; the determiner has come. Returns the noun's number."""
+    """Continue a noun phrase after its determiner; return the noun's number."""
     nouns = scene.nouns_after(determiner, verb)
     n = sum(weight for weight, _ in nouns)
     word = yield [*((5 * w, c) for w, c in nouns), (n, _ADJECTIVES), (n, scene.taste.adjectives)]
@@ -256,7 +256,7 @@ def _noun_phrase(scene: _Scene, determiner: str, verb: str = "") -> Part[int]:
 
 
 def _relative_clause(scene: _Scene, number: int) -> Grammar:
-    """What follows "that": "the cook sees", or "sees the cook", after a noun of this number."""
+    """Continue after "that": "the cook sees", or "sees the cook" if the noun has this number."""
     word = yield [(3, _DETERMINERS), (2, _TRANSITIVE[number])]
     if word in _TRANSITIVE_FORMS:
         determiner = yield [(1, _DETERMINERS)]

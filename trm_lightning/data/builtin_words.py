@@ -1,4 +1,4 @@
-"""The words of the built-in corpus. No form belongs to two words; none has two readings."""
+"""The words of the built-in corpus. Every form belongs to one word only."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -8,7 +8,7 @@ SINGULAR, PLURAL = 0, 1
 
 
 def every(words: Sequence[_T], start: int, step: int, n: int) -> list[_T]:
-    """n of the words from `start` on, each `step` after the last, around the end if need be."""
+    """Return n words: from ``start`` on every ``step``-th one, wrapping around the end."""
     return [words[(start + step * i) % len(words)] for i in range(n)]
 
 

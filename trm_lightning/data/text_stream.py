@@ -1,4 +1,4 @@
-"""Text from files as a stream of pieces, so that memory stays bounded however large a file is."""
+"""Read files as a stream of text, and cut it into blocks, in bounded memory."""
 
 import codecs
 import hashlib
@@ -47,12 +47,12 @@ def read_utf8(path: Path) -> Iterator[str]:
 
 
 def read_parquet_lines(path: Path) -> Iterator[str]:
-    """Yield the `text` column of a WikiText parquet file as the published `.tokens` file had it.
+    """Yield the text of a WikiText parquet file, equal to that of the published ``.tokens`` file.
 
-    A row is one line, with or without its line end; an empty row stands for the line " ".
+    A row of the column ``text`` is a line, with or without line end; "" is the line " ".
 
     Raises:
-        UserError: if this is no parquet file.
+        UserError: the file is not parquet.
     """
     import pyarrow.parquet as pq
 
@@ -63,10 +63,10 @@ def read_parquet_lines(path: Path) -> Iterator[str]:
 
 
 def parquet_text_bytes(path: Path) -> int:
-    """About how many bytes of text a parquet file holds.
+    """Return about how many bytes of text a parquet file holds.
 
     Raises:
-        UserError: if this is no parquet file.
+        UserError: the file is not parquet.
     """
     import pyarrow.parquet as pq
 
@@ -86,7 +86,7 @@ def _parquet_errors(path: Path) -> Iterator[None]:
 
 
 def character_range(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
-    """Yield characters [start, stop) of the text that the pieces make up together."""
+    """Yield characters [start, stop) of the joined pieces."""
     position = 0
     for piece in pieces:
         wanted = piece[max(0, start - position) : max(0, stop - position)]
@@ -98,12 +98,12 @@ def character_range(pieces: Iterable[str], start: int, stop: int) -> Iterator[st
 
 
 def safe_blocks(pieces: Iterable[str], size: int = BLOCK_CHARACTERS) -> Iterator[str]:
-    """Regroup pieces into blocks of at most `size` characters that can be tokenized on their own.
+    """Regroup pieces into blocks of at most ``size`` characters that can be tokenized on their own.
 
-    A block ends just before the last of a run of blanks. No word rule used here, nor GPT-2's
-    (which glues one blank to the word that follows), joins tokens across such a place, so the
-    tokens of the blocks are the tokens of the whole text. Text without any blank over 64 Ki
-    characters is cut where it must be.
+    A block ends just before the last of a run of blanks. No shipped tokenizer has a token that
+    spans such a place (GPT-2's joins one blank to the word that follows), so the tokens of the
+    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank, the cut falls
+    within a word.
     """
     rest = ""
     for piece in pieces:
@@ -125,10 +125,10 @@ def _safe_cut(text: str, start: int, limit: int) -> int:
 
 
 def file_sha256(path: Path) -> str:
-    """Checksum of a file's bytes, in hexadecimal.
+    """Return the SHA-256 of a file's bytes, in hexadecimal.
 
     Raises:
-        UserError: if the file cannot be read.
+        UserError: the file cannot be read.
     """
     try:
         with path.open("rb") as file:
@@ -138,5 +138,5 @@ def file_sha256(path: Path) -> str:
 
 
 def count_characters(pieces: Iterable[str]) -> int:
-    """Number of characters in all the pieces."""
+    """Return the number of characters in all the pieces."""
     return sum(map(len, pieces))

@@ -1,0 +1,62 @@
+"""Whatever determines the ids is in the key: a rule that changes must not meet an old cache."""
+
+import hashlib
+
+import pytest
+
+from trm_lightning.data import (
+    BuiltinPlay,
+    CharacterTokenizer,
+    Tokenizer,
+    WhitespaceTokenizer,
+    WordTokenizer,
+)
+from trm_lightning.data.cache_key import cache_key, fingerprint_of
+
+TEXT = "The cat, the DOG; the cat's tail.\n\nA dog? The bird_2 sees\ta dog -- naïve 中文!\n" * 2
+# The ids of TEXT under each version of a rule. A test that fails here asks for a new version.
+IDS = {
+    ("characters", 1): "8bb90ec2b9935159",
+    ("words", 1): "e6d581a96bf9ef7f",
+    ("whitespace", 1): "e585be016447f382",
+}
+
+
+def fingerprint(corpus=None, tokenizer=None) -> str:
+    return fingerprint_of(cache_key(corpus or BuiltinPlay(), tokenizer or CharacterTokenizer()))
+
+
+@pytest.mark.parametrize("cls", [CharacterTokenizer, WordTokenizer, WhitespaceTokenizer])
+def test_the_ids_of_a_version_stay(cls: type[Tokenizer]) -> None:
+    ids = cls().fit([TEXT], []).encode(TEXT).tolist()
+    found = hashlib.sha256(repr(ids).encode()).hexdigest()[:16]
+    assert found == IDS[cls.kind, cls.version], f"raise {cls.__name__}.version"
+
+
+def test_a_new_version_is_other_data(monkeypatch) -> None:
+    before = fingerprint()
+    monkeypatch.setattr(CharacterTokenizer, "version", 2)
+    tokenizer = fingerprint()
+    monkeypatch.setattr(BuiltinPlay, "version", 2)
+    both = fingerprint()
+    monkeypatch.setattr(CharacterTokenizer, "version", 1)
+    assert len({before, tokenizer, both, fingerprint()}) == 4
+
+
+class Semicolons(WordTokenizer):
+    """Another rule for what a word is."""
+
+    def _split(self, text: str) -> list[str]:
+        return text.split(";")
+
+
+def test_a_subclass_with_another_rule_is_other_data() -> None:
+    assert fingerprint(tokenizer=Semicolons()) != fingerprint(tokenizer=WordTokenizer())
+    key = cache_key(BuiltinPlay(), Semicolons())["tokenizer"]
+    assert key["kind"].endswith("Semicolons") and len(key["source"]) == 64
+
+
+def test_fingerprints_of_shipped_data_stay() -> None:
+    """Results of earlier runs name these."""
+    assert fingerprint() == "88417d3dc99026eb"
+    assert fingerprint(tokenizer=WhitespaceTokenizer()) == "907640e7727b4b68"

@@ -1,0 +1,62 @@
+"""What a split of text holds: the one place where its words, characters and bytes are counted."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+_IDS_AT_A_TIME = 1 << 20
+
+
+@dataclass(frozen=True)
+class TextCounts:
+    """Sizes of a split, stored with its token cache and divided by in its scores.
+
+    To add a count, add a field here and fill it in ``count_text``; caches that lack it are counted
+    again when they are opened.
+
+    Attributes:
+        tokens: ids of the split.
+        words: runs of non-blank characters in the text.
+        lines: line ends in the text.
+        characters: Unicode code points of the text.
+        bytes: bytes of the text in UTF-8, with ``\\n`` for every line end.
+        unknown: ids that are the tokenizer's unknown token.
+    """
+
+    tokens: int
+    words: int
+    lines: int
+    characters: int
+    bytes: int
+    unknown: int
+
+
+def count_text(blocks: Iterable[str], ids: np.ndarray, unknown_id: int | None) -> TextCounts:
+    """Count a split.
+
+    Args:
+        blocks: the split's text in blocks that do not cut words.
+        ids: the split's token ids, shape (n_tokens,).
+        unknown_id: the id of the unknown token; None where there is none.
+    """
+    words = lines = characters = n_bytes = 0
+    for block in blocks:
+        words += len(block.split())
+        lines += block.count("\n")
+        characters += len(block)
+        n_bytes += len(block.encode("utf-8", "surrogatepass"))
+    return TextCounts(
+        tokens=len(ids),
+        words=words,
+        lines=lines,
+        characters=characters,
+        bytes=n_bytes,
+        unknown=0 if unknown_id is None else _occurrences(ids, unknown_id),
+    )
+
+
+def _occurrences(ids: np.ndarray, wanted: int) -> int:
+    """Count an id piece by piece, so that a large memory map is never compared at once."""
+    pieces = (ids[i : i + _IDS_AT_A_TIME] for i in range(0, len(ids), _IDS_AT_A_TIME))
+    return sum(int(np.count_nonzero(piece == wanted)) for piece in pieces)
