@@ -152,7 +152,7 @@ class CompareConfig(TrainConfig):
     parity: str
     scale: float
     workers: int
-    study: str | None
+    fit: str | None
 
 
 # A command that is not named here has its `_target_` nodes checked, but not its top level.

@@ -18,6 +18,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.files import write_json
+from trm_lightning.models import LanguageModel
 from trm_lightning.runs.load import build_model, check_resumable
 from trm_lightning.runs.results import describe_run, results_of, summary
 from trm_lightning.training import TrainingModule
@@ -30,6 +31,7 @@ from trm_lightning.training.callbacks import (
     TrainingStop,
     TrainLog,
 )
+from trm_lightning.training.flops import training_flops
 
 UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
 
@@ -53,7 +55,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     module.cuda_graph = cfg.cuda_graph
     module.total_steps = total_steps(cfg.budget, data, module.model.n_supervision)
     data.n_batches = math.ceil(module.total_steps / module.model.n_supervision)
-    facts = describe_run(cfg, data, module.model)
+    facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
     if cfg.resume:
         data.start_batch = check_resumable(Path(cfg.resume), facts)
 
@@ -152,6 +154,13 @@ def build_module(cfg: DictConfig, data: TextDataModule) -> TrainingModule:
         grad_clip=cfg.grad_clip,
         ema_decay=cfg.ema_decay,
     )
+
+
+def flops_per_token(model: LanguageModel, data: TextDataModule) -> float:
+    """Return the operations of training per token of the training windows."""
+    windows = torch.zeros(2, data.window_size, dtype=torch.long)
+    first = data.window_size - data.supervised_tokens
+    return training_flops(model, windows, first) / windows.numel()
 
 
 def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
