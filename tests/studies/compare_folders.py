@@ -10,13 +10,13 @@ from typing import Any
 from conftest import TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
-from trm_lightning.studies.paired_statistics import summarise_entries
-from trm_lightning.studies.run_records import Group, read_record
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, conf_dir
 from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.paired_statistics import summarise_entries
 from trm_lightning.studies.plan import Plan, make_plan
+from trm_lightning.studies.run_records import Group, read_record
 
 TOKENS, CHARACTERS = 1000, 4000
 CALL = Call("train", conf_dir(), "train", None, multirun=False)

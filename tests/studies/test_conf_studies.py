@@ -1,12 +1,11 @@
 """The studies of conf/study: they compose, and ask what they say they ask."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 from compare_folders import CALL, config, plan
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.studies.plan import make_plan
@@ -72,6 +71,7 @@ def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
         assert metrics["scrambled_baseline"] == "val_scrambled/ppl"
 
 
+VOCABULARY = {
     "frontier_char": ("shakespeare_char", 65),
     "frontier_word": ("shakespeare_word", 5000),
     "frontier_wikitext2": ("wikitext2_word", 10_000),
@@ -107,8 +107,9 @@ def test_the_studies_of_conf_compose(tmp_path: Path, name: str) -> None:
         assert set(series.values()) == {"ar", "looped", "truncated"}
         return
     assert set(series.values()) == {"ar", "looped"}
-    ar, looped = ([size for e, size in sizes.items() if series[e] == kind] for kind in ("ar", "looped"))
-    # WikiText-2's baseline goes further: the equal of its largest recursive net is up there.
+    kinds = ("ar", "looped")
+    ar, looped = ([size for e, size in sizes.items() if series[e] == kind] for kind in kinds)
+    # WikiText-2's baseline goes further, where the equal of its largest looped model lies.
     most = 3_000_000 if name == "frontier_wikitext2" else 2_000_000
     assert min(ar) < 100_000 and 1_500_000 < max(ar) < most and max(looped) < 2_000_000
     for entry, size in sizes.items():

@@ -5,12 +5,12 @@ from typing import Any
 
 import pytest
 from compare_folders import make_run, make_summary, score
-from trm_lightning.studies.paired_statistics import summarise_entries
-from trm_lightning.studies.run_records import Group, read_record
 
 from trm_lightning.reports.comparison import markdown_tables
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.notes import notes_on
+from trm_lightning.studies.paired_statistics import summarise_entries
+from trm_lightning.studies.run_records import Group, read_record
 from trm_lightning.studies.table import render
 
 

@@ -138,13 +138,8 @@ def test_parity_in_parameters_is_checked_before_anything_is_trained(tmp_path: Pa
         ("frontier", "[{name: a, serie: ar}]", "`serie`; did you mean `series`"),
     ],
 )
-def test_fits_need_series(
-    tmp_path: Path, fit: str, entries: str, said: str
-) -> None:
+def test_fits_need_series(tmp_path: Path, fit: str, entries: str, said: str) -> None:
     cfg = config(f"fit={fit}")
     cfg.entries = OmegaConf.create(entries) if entries != "null" else None
     with pytest.raises(UserError, match=said):
         make_plan(cfg, tmp_path, [], CALL)
-
-
-VOCABULARY = {

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from trm_lightning.cli.overrides import merge
 from trm_lightning.errors import UserError
-from trm_lightning.runs.results import MEANINGS
+from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.studies.plan import Plan
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 from trm_lightning.training.callbacks.train_log import read_lines
