@@ -111,8 +111,7 @@ class BenchmarkConfig:
     net: Any
     window: int
     batch: int
-    recursion: Any
-    sources: Any
+    notes: Any
     scoring: Any
     generation: Any
     lightning: Any
