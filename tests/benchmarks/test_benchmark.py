@@ -48,8 +48,6 @@ def test_a_benchmark_writes_everything(
         assert len(row["seconds"]) == 1 and row["seconds_median"] > 0, row
         if row["section"] in ("training", "scaling"):
             assert row["percent_of_peak"] > 0
-        if row["flops_counted"]:
-            assert row["flops_counted"] == pytest.approx(row["flops"], rel=0.1), row["name"]
     assert {row["panel"] for row in rows if "panel" in row} == set(cfg.scaling) - {
         "repetitions", "seconds_per_measurement", "window_batch",
     }  # fmt: skip

@@ -1,16 +1,15 @@
-"""The benchmark's plain nets compute what ours do, and its formulas what torch counts."""
+"""The benchmark's plain models compute what ours do."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from benchmark_tiny import JOINT, configured, pairs
+from benchmark_tiny import configured, pairs
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from trm_lightning.benchmarks import flops, references, subjects, timing
+from trm_lightning.benchmarks import references, subjects
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.optim.muon import Muon
 from trm_lightning.training import TrainingModule
@@ -23,7 +22,7 @@ def cfg(tmp_path: Path) -> DictConfig:
 
 def difference(module: TrainingModule, reference: references.PlainNet, tokens: Tensor) -> float:
     """The largest difference in the loss or in any gradient, relative to the largest gradient."""
-    ours, theirs = module.supervision_step(tokens, None).loss, reference.loss(tokens)
+    ours, theirs = subjects.loss_of(module)(tokens), reference.loss(tokens)
     ours.backward()
     theirs.backward()
     found = {n: p.grad for n, p in module.model.named_parameters() if p.grad is not None}
@@ -45,7 +44,7 @@ def test_references_compute_what_our_nets_do(cfg: DictConfig, name: str) -> None
             for weight in module.model.parameters():
                 weight += 0.1 * torch.randn_like(weight)
         references.load_from(reference, module.model)
-        tokens = torch.randint(13, (5, cfg.sources.window))
+        tokens = torch.randint(13, (5, cfg.notes.window))
         assert difference(module, reference, tokens) < close
         # Negative control: one weight moved a little is noticed.
         module.zero_grad()
@@ -55,63 +54,36 @@ def test_references_compute_what_our_nets_do(cfg: DictConfig, name: str) -> None
         assert difference(module, reference, tokens) > 10 * close
 
 
-NETS: dict[str, dict[str, Any]] = {
-    "query": {"chunk_start": "query", "factorization": "parallel"},
-    "draft": {"chunk_start": "draft", "factorization": "parallel"},
-    "left_to_right": {"chunk_start": "draft"},
-    "with gradient": {"chunk_start": "query", "factorization": "parallel", "backprop_depth": 3},
-    "target": {"chunk_start": "target", **JOINT},
-    "joint query": {"chunk_start": "query", **JOINT},
-    "recursive": {"chunk_start": "query", "attention": "recursive"},
-}
-
-
-@pytest.mark.parametrize("kind", ["ar", *NETS])
-def test_formulas_are_what_torch_counts(cfg: DictConfig, kind: str) -> None:
-    for n_layers, norm, supervised in (1, "post", 2), (2, "pre", 8), (3, "post", 8):
-        changes = {"n_layers": n_layers, "norm": norm, **NETS.get(kind, {})}
-        make = subjects.ar if kind == "ar" else subjects.trm
-        module = make(cfg, 8, supervised, **changes).train()
-        tokens = torch.randint(13, (2, 8))
-        loss = subjects.loss_of(module)
-        counted = timing.count_flops(lambda loss=loss, ids=tokens: loss(ids).backward())
-        formula = flops.training_flops(module.model, 2, 8, supervised)
-        # How many tokens are revealed is random, and the head is all that it changes.
-        head = 3 * 2 * 2 * supervised * 16 * 13
-        random = head / 4 if kind == "left_to_right" else 0
-        assert abs(counted - formula) <= random, (changes, supervised)
-
-
-@pytest.mark.parametrize("model", ["ar", "trm"])
+@pytest.mark.parametrize("model", ["ar", "looped", "trm"])
 def test_shipped_models_are_those_of_the_configs(cfg: DictConfig, model: str) -> None:
     module = subjects.shipped(cfg, model, 8).train()
     assert type(module.make_optimizer(module.model)) is Muon
-    loss, tokens = subjects.loss_of(module), torch.randint(13, (2, 8))
-    answers = subjects.n_answers(module)
-    assert flops.training_flops(module.model, 2, 8, 8, answers) == timing.count_flops(
-        lambda: loss(tokens).backward()
+    settings = OmegaConf.merge(
+        *(OmegaConf.load(conf_dir() / "model" / f"{name}.yaml") for name in ("looped", model))
     )
-    if model == "trm":
-        settings = OmegaConf.load(conf_dir() / "model" / "trm.yaml").net
-        for name in "n_refinements", "n_recursions", "chunk_size", "attention", "chunk_start":
-            assert getattr(module.model, name) == settings[name]
-        assert answers == settings.n_refinements
-        at_end = subjects.shipped(cfg, "trm", 8, {"chunk_size": 1}, intermediate_loss_weight=0.0)
-        assert subjects.n_answers(at_end) == 1
+    assert settings._target_.endswith(type(module.model).__name__)
+    for name in (
+        ("n_refinements", "chunk_size", "intermediate_loss_weight") if model != "ar" else ()
+    ):
+        assert getattr(module.model, name) == settings[name]
 
 
-def test_formulas_of_the_references(cfg: DictConfig) -> None:
+def test_a_step_counts_what_it_computes(cfg: DictConfig) -> None:
+    """Of the references, whose products are written down; see test_flops.py for our models."""
     tokens = torch.randint(13, (3, 8))
-    blocks = flops.Blocks(16, 2)
+    linear, head = 2 * 12 * 16**2, 2 * 16 * 13  # of a token
+
+    def blocks(rows: int) -> int:
+        return 2 * (rows * linear + 2 * 2 * rows**2 * 16)
+
+    refinement = (2 + 1) * blocks(8)
     expected = {
-        "gpt": flops.causal_flops(blocks, 13, 3, 8, 8),
-        "baseline": flops.causal_flops(blocks, 13, 3, 8, 8),
-        "target": flops.plain_trm_flops(blocks, 13, 3, 8, 2, 3, 2),
+        "gpt": 3 * 3 * (blocks(8) + 8 * head),
+        "baseline": 3 * 3 * (blocks(8) + 8 * head),
+        "target": 3 * (3 * (blocks(6) + 2 * head) + 3 * refinement + 2 * refinement),
     }
-    for name, formula in expected.items():
-        reference = pairs(cfg)[name][1]
-        counted = timing.count_flops(lambda net=reference: net.loss(tokens).backward())
-        assert counted == formula, name
+    for name, flops in expected.items():
+        assert subjects.flops_of(pairs(cfg)[name][1].loss, tokens) == flops, name
 
 
 def learned(net: torch.nn.Module, loss: subjects.Loss, batches: list[Tensor]) -> float:

@@ -31,11 +31,11 @@ SECTIONS: dict[str, Callable[[DictConfig, torch.device], Rows]] = {
 }
 
 _COUNTS = (
-    "repetitions", "window", "batch", "net.vocab_size", "sources.window", "sources.batch",
-    "sources.supervised", "scoring.strides", "scoring.split_tokens", "generation.prompt_tokens",
-    "generation.n_tokens", "lightning.steps", "startup.repetitions", "startup.steps",
-    "scaling.repetitions", "scaling.window", "scaling.window_batch", "scaling.chunk_size",
-    "scaling.n_refinements", "scaling.batch",
+    "repetitions", "window", "batch", "net.vocab_size", "notes.window", "notes.batch",
+    "notes.supervised", "notes.n_refinements", "notes.n_recursions", "scoring.strides",
+    "scoring.split_tokens", "generation.prompt_tokens", "generation.n_tokens", "lightning.steps",
+    "startup.repetitions", "startup.steps", "scaling.repetitions", "scaling.window",
+    "scaling.window_batch", "scaling.chunk_size", "scaling.n_refinements", "scaling.batch",
 )  # fmt: skip
 
 
@@ -104,7 +104,7 @@ def check_settings(cfg: DictConfig) -> None:
         problems.append(f"threads must be at least 1, or null (is {cfg.threads})")
     if not problems and max(cfg.scoring.strides) > cfg.window:
         problems.append(f"scoring.strides must not exceed window={cfg.window}")
-    if not problems and cfg.sources.supervised >= cfg.sources.window:
-        problems.append("sources.supervised must be less than sources.window")
+    if not problems and cfg.notes.supervised >= cfg.notes.window:
+        problems.append("notes.supervised must be less than notes.window")
     if problems:
         raise combine(problems, f"Sections are: {', '.join(SECTIONS)}.")

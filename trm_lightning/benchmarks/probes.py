@@ -39,7 +39,7 @@ class Interleaved(L.Callback):
             copy.deepcopy(pl_module.model), pl_module.make_optimizer, pl_module.make_schedule,
             pl_module.supervised_tokens,
         )  # fmt: skip
-        self._optimizer = pl_module.make_optimizer(self._bare.net)
+        self._optimizer = pl_module.make_optimizer(self._bare.model)
         self._clock = time.perf_counter()
 
     def on_train_batch_end(
@@ -55,7 +55,7 @@ class Interleaved(L.Callback):
             return
         assert self._bare is not None
         real = time.perf_counter() - self._clock
-        step = training_step(self._bare.net, loss_of(self._bare), self._optimizer, batch)
+        step = training_step(self._bare.model, loss_of(self._bare), self._optimizer, batch)
         start = time.perf_counter()
         for _ in range(self.steps):
             step()

@@ -1,7 +1,8 @@
 """Deliberately plain nets to compare with: what one writes down first, and no more.
 
-`PlainBaseline` and `PlainTrm` compute what the source systems describe: separate projections,
-attention written out, everything computed in every pass. `FusedGpt` is the usual small GPT with
+`PlainBaseline` and `PlainTrm` compute what the scripts of the two research notes do
+(github.com/MikeyBeez/trm_wikitext): separate projections, attention written out, everything
+computed in every pass. `FusedGpt` is the usual small GPT with
 fused projections and attention. Dropout stands where it stands in the package's own blocks.
 
 Shapes: B windows, T tokens, N context tokens, C chunk, D width, H heads, V vocabulary.
@@ -9,7 +10,6 @@ Shapes: B windows, T tokens, N context tokens, C chunk, D width, H heads, V voca
 
 import math
 from abc import ABC, abstractmethod
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -130,7 +130,7 @@ class PlainNet(nn.Module, ABC):
         """Return logits (B, supervised, V) of the last tokens of windows (B, T)."""
 
     def loss(self, tokens: Tensor) -> Tensor:
-        """Return the mean surprise of the last ``supervised`` tokens of windows (B, T), in nats."""
+        """Return the mean nats of the last ``supervised`` tokens of windows (B, T)."""
         logits = self(tokens)
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, -logits.shape[1] :].flatten())
 
@@ -151,26 +151,14 @@ class PlainNet(nn.Module, ABC):
 
 
 class PlainBaseline(PlainNet):
-    """The sources' baseline: a causal pass with logits of all tokens, the last ones supervised.
-
-    Their scripts are not published. That logits are computed for all tokens is what a plain GPT
-    does, and what the times of the scripts' steps agree with.
-
-    Args:
-        last_logits_only: compute the logits of the supervised tokens alone.
-        arguments: of :class:`PlainNet`.
-    """
-
-    def __init__(self, last_logits_only: bool = False, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self.last_logits_only = last_logits_only
+    """The notes' baseline: a causal pass with logits of all tokens, the last ones supervised."""
 
     def forward(self, tokens: Tensor) -> Tensor:
         """See :meth:`PlainNet.forward`."""
         last = slice(-min(self.supervised, tokens.shape[1]), None)
         inputs = F.pad(tokens[:, :-1], (1, 0), value=START)
         states = self.run(self.embed(inputs), causal=True)
-        return self.head(states[:, last]) if self.last_logits_only else self.head(states)[:, last]
+        return self.head(states)[:, last]
 
 
 class FusedGpt(PlainBaseline):
@@ -180,12 +168,12 @@ class FusedGpt(PlainBaseline):
 
 
 class PlainTrm(PlainNet):
-    """The sources' TRM: context and chunk go through all blocks in every pass, unmasked.
+    """The notes' TRM: context and chunk go through all blocks in every pass, unmasked.
 
     Args:
         n_refinements: updates of the answer; only the last one carries gradient.
         n_recursions: updates of the latent before each of them.
-        given: start at the answer's own embeddings, as the sources do; else at positions alone.
+        given: start at the answer's own embeddings, as the notes do; else at positions alone.
         arguments: of :class:`PlainNet`; ``supervised`` is the chunk.
     """
 

@@ -41,12 +41,11 @@ def _cells(row: dict[str, Any]) -> list[str]:
 
 
 def _arithmetic(row: dict[str, Any]) -> tuple[str, str]:
-    """Return operations by formula, and how much torch's own count differs; and their speed."""
-    flops, counted = row["flops"], row["flops_counted"]
+    """Return the operations of a call in GFLOP, and GFLOP per second."""
+    flops = row["flops"]
     if flops is None:
         return "", ""
-    differs = "" if counted is None else f" (counted {100 * (counted / flops - 1):+.1f} %)"
-    return f"{flops / 1e9:,.1f}{differs}", f"{flops / row['seconds_median'] / 1e9:,.0f}"
+    return f"{flops / 1e9:,.1f}", f"{flops / row['seconds_median'] / 1e9:,.0f}"
 
 
 def _milliseconds(seconds: float) -> str:

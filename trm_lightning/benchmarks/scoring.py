@@ -11,45 +11,40 @@ from trm_lightning.benchmarks.references import START, FusedGpt, PlainNet
 from trm_lightning.benchmarks.subjects import (
     ar,
     plain,
+    plain_trm,
     random_tokens,
     shipped,
-    sources_trm,
-    trm,
+    source_trm,
 )
 from trm_lightning.benchmarks.timing import Variant, measure
 from trm_lightning.models import LanguageModel
-from trm_lightning.sampling.sample import Draw, sample_batch
+from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.sample import sample_batch
 
-PARALLEL: dict[str, Any] = {"chunk_start": "query", "factorization": "parallel"}
-PLAIN_TRM = "plain TRM of the sources"
+PLAIN_TRM = "plain TRM of the notes"
 
 
 def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure exact scores of windows that overlap by all but a stride."""
-    window, short = cfg.window, cfg.sources
-    reference = sources_trm(cfg, given=False).to(device).eval()
-    joint = trm(
-        cfg, short.window, norm="pre", attention="joint", chunk_size=short.supervised, **PARALLEL
-    ).net
-    in_short = random_tokens(cfg, short.batch, short.window, device)
+    window, notes = cfg.window, cfg.notes
+    reference = plain_trm(cfg, given=False).to(device).eval()
+    ours = source_trm(cfg, "query").model
+    in_short = random_tokens(cfg, notes.batch, notes.window, device)
     variants = [
         _plain_scores(PLAIN_TRM, reference, in_short),
-        _scores("TRM joint in the sources' shape", joint, in_short, short.supervised, PLAIN_TRM),
+        _scores("SourceTRM in the notes' shape", ours, in_short, notes.supervised, PLAIN_TRM),
     ]
     tokens = random_tokens(cfg, cfg.batch, window, device)
-    trms = {
-        "TRM": shipped(cfg, "trm", window).net,
-        "TRM cached, query, parallel": trm(cfg, window, **PARALLEL).net,
-        "TRM cached, draft, left_to_right": trm(cfg, window).net,
-    }
+    recursive = {"Looped": "looped", "TRM": "trm"}
     for stride in cfg.scoring.strides:
         name = f"plain GPT, stride {stride}"
         gpt = plain(cfg, FusedGpt, window=window, supervised=stride).to(device).eval()
         variants += [
             _plain_scores(name, gpt, tokens),
-            _scores(f"AR, stride {stride}", ar(cfg, window).net, tokens, stride, name),
+            _scores(f"AR, stride {stride}", ar(cfg, window).model, tokens, stride, name),
         ]
-        for kind, net in trms.items():
+        for kind, model in recursive.items():
+            net = shipped(cfg, model, window).model
             variants.append(_scores(f"{kind}, stride {stride}", net, tokens, stride, PLAIN_TRM))
     rows = measure("scoring", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
     n_tokens = cfg.scoring.split_tokens
@@ -63,19 +58,18 @@ def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any
     """Measure the first token after a prompt, and a longer text beyond the window."""
     prompt = random_tokens(cfg, 1, cfg.generation.prompt_tokens, device)
     gpt = plain(cfg, FusedGpt, window=cfg.window, supervised=1).to(device).eval()
-    recursive = sources_trm(cfg, given=False).to(device).eval()
+    recursive = plain_trm(cfg, given=False).to(device).eval()
     ours: list[tuple[str, LanguageModel, str]] = [
-        ("AR", ar(cfg, cfg.window).net, "plain GPT"),
-        ("TRM", shipped(cfg, "trm", cfg.window).net, PLAIN_TRM),
-        ("TRM cached, query, parallel", trm(cfg, cfg.window, **PARALLEL).net, PLAIN_TRM),
-        ("TRM cached, draft, left_to_right", trm(cfg, cfg.window).net, PLAIN_TRM),
+        ("AR", ar(cfg, cfg.window).model, "plain GPT"),
+        ("Looped", shipped(cfg, "looped", cfg.window).model, PLAIN_TRM),
+        ("TRM", shipped(cfg, "trm", cfg.window).model, PLAIN_TRM),
     ]
     variants = []
     for n_tokens in dict.fromkeys((1, cfg.generation.n_tokens)):
         what = "first token" if n_tokens == 1 else f"{n_tokens} tokens"
         for plain_name, net, context in (
             ("plain GPT", gpt, cfg.window),
-            (PLAIN_TRM, recursive, cfg.sources.window - cfg.sources.supervised),
+            (PLAIN_TRM, recursive, cfg.notes.window - cfg.notes.supervised),
         ):
             call = _plain_text(net, prompt, n_tokens, context)
             variants.append(Variant(f"{plain_name}: {what}", call, n_tokens))
@@ -107,8 +101,8 @@ def _plain_scores(name: str, net: PlainNet, tokens: Tensor) -> Variant:
 
 
 def _text(net: LanguageModel, prompt: Tensor, n_tokens: int) -> Callable[[], object]:
-    draw = Draw(torch.Generator().manual_seed(0))
-    return lambda: list(sample_batch(net, prompt, n_tokens, draw))
+    sampler = Sampler(torch.Generator().manual_seed(0))
+    return lambda: list(sample_batch(net, prompt, n_tokens, sampler))
 
 
 def _plain_text(net: PlainNet, prompt: Tensor, n_tokens: int, context: int) -> Callable[[], object]:

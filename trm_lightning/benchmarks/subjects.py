@@ -1,8 +1,8 @@
-"""Nets and training steps that are measured."""
+"""Models and training steps that are measured."""
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from hydra.utils import instantiate
@@ -11,32 +11,29 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from trm_lightning.benchmarks import references
-from trm_lightning.models import AR, Recursive
-from trm_lightning.optim.optimizers import adamw, constant
+from trm_lightning.models import AR, LanguageModel, SourceTRM
+from trm_lightning.optim.optimizers import adamw
+from trm_lightning.optim.schedules import constant
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.cuda_graph import GraphedStep
+from trm_lightning.training.flops import count_flops
 
 Loss = Callable[[Tensor], Tensor]
 _ADAMW = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matrices_only=True)
+_SCHEDULE = partial(constant, warmup_steps=0)
 
 
-def shipped(
-    cfg: DictConfig, model: str, window: int, net: dict[str, Any] | None = None, **settings: Any
-) -> TrainingModule:
+def shipped(cfg: DictConfig, model: str, window: int, **changes: Any) -> TrainingModule:
     """Return a model of ``cfg.models`` in the shape of ``cfg.net``, with ``cfg.optimizer``.
 
     Args:
         cfg: the benchmark's config.
-        model: ``ar`` or ``trm``.
+        model: a key of ``cfg.models``.
         window: tokens of a window, all supervised.
-        net: settings of the net that differ from the YAML's.
-        settings: of the module that differ.
+        changes: arguments of the model that differ from its YAML's.
     """
-    shape = _shape(cfg, window) | (net or {})
-    module: TrainingModule = instantiate(
-        cfg.models[model], net=shape, supervised_tokens=window, **settings
-    )
-    return module
+    net: LanguageModel = instantiate(cfg.models[model], **_shape(cfg, window) | changes)
+    return TrainingModule(net, instantiate(cfg.optimizer), instantiate(cfg.schedule), window)
 
 
 def ar(
@@ -47,28 +44,29 @@ def ar(
     return TrainingModule(net, _ADAMW, _SCHEDULE, supervised or window)
 
 
-def trm(
-    cfg: DictConfig, window: int, supervised: int | None = None, **changes: Any
-) -> TrainingModule:
-    """Return a TRM module in the shape of ``cfg.net`` and ``cfg.recursion``, with AdamW."""
-    net = Recursive(**_shape(cfg, window) | dict(cfg.recursion) | changes)
-    return TrainingModule(net, _ADAMW, _SCHEDULE, supervised or window)
+def source_trm(cfg: DictConfig, start: Literal["target", "query"]) -> TrainingModule:
+    """Return the notes' model in the shape of ``cfg.net`` and ``cfg.notes``, with AdamW."""
+    shape = _shape(cfg, cfg.notes.window) | {"norm": "pre"}
+    net = SourceTRM(
+        chunk_size=cfg.notes.supervised, n_refinements=cfg.notes.n_refinements,
+        n_recursions=cfg.notes.n_recursions, start=start, **shape,
+    )  # fmt: skip
+    return TrainingModule(net, _ADAMW, _SCHEDULE, cfg.notes.supervised)
 
 
 def plain(
     cfg: DictConfig, kind: type[references.PlainNet], **arguments: Any
 ) -> references.PlainNet:
-    """Return a reference net in the shape of ``cfg.net``."""
+    """Return a reference model in the shape of ``cfg.net``."""
     names = ("vocab_size", "width", "n_layers", "n_heads", "dropout")
     return kind(**{name: cfg.net[name] for name in names} | arguments)
 
 
-def sources_trm(cfg: DictConfig, given: bool) -> references.PlainNet:
-    """Return the sources' TRM; ``given`` starts it at the answer, as they do."""
+def plain_trm(cfg: DictConfig, given: bool) -> references.PlainNet:
+    """Return the plain reference of the notes' TRM; ``given`` starts it at the answer."""
     return plain(
-        cfg, references.PlainTrm, window=cfg.sources.window, supervised=cfg.sources.supervised,
-        n_refinements=cfg.recursion.n_refinements, n_recursions=cfg.recursion.n_recursions,
-        given=given,
+        cfg, references.PlainTrm, window=cfg.notes.window, supervised=cfg.notes.supervised,
+        n_refinements=cfg.notes.n_refinements, n_recursions=cfg.notes.n_recursions, given=given,
     )  # fmt: skip
 
 
@@ -78,15 +76,18 @@ def random_tokens(cfg: DictConfig, batch: int, window: int, device: torch.device
 
 
 def loss_of(module: TrainingModule) -> Loss:
-    """Return the loss of a module's first supervision step."""
-    return lambda tokens: module.supervision_step(tokens, None).loss
+    """Return the loss of a module's first supervision step on ids (B, T)."""
+
+    def loss(tokens: Tensor) -> Tensor:
+        first = tokens.shape[1] - module.supervised_tokens
+        return module.model.supervision_step(tokens, first).loss
+
+    return loss
 
 
-def n_answers(module: TrainingModule) -> int:
-    """Return after how many refinements the answer is supervised."""
-    if isinstance(module, TrainingModule) and module.intermediate_loss_weight > 0:
-        return min(module.model.backprop_depth, module.model.n_refinements)
-    return 1
+def flops_of(loss: Loss, tokens: Tensor) -> float:
+    """Return the operations of a training step on ids (B, T), counted; gradients are left."""
+    return float(count_flops(lambda: loss(tokens).backward()))
 
 
 def training_step(
@@ -117,6 +118,3 @@ def training_step(
 
 def _shape(cfg: DictConfig, window: int) -> dict[str, Any]:
     return {**cfg.net, "window_size": window, "start_token": references.START}
-
-
-_SCHEDULE = partial(constant, warmup_steps=0)

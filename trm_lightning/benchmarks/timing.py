@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 PEAK = "float32 matrix product 2048 x 2048"
@@ -27,9 +25,8 @@ class Variant:
         name: unique among what is measured together.
         call: does it once.
         tokens: that one call trains on, scores, generates or reads; 0 where none are counted.
-        flops: operations of one call by formula; None where there is none.
+        flops: operations of one call, see ``count_flops``; None where none are counted.
         references: names of variants whose speed is compared with.
-        count: does the part of ``call`` whose operations the formula gives, to be counted too.
         facts: for the report, such as a length that was measured at.
     """
 
@@ -38,7 +35,6 @@ class Variant:
     tokens: int = 0
     flops: float | None = None
     references: tuple[str, ...] = ()
-    count: Callable[[], object] | None = None
     facts: dict[str, Any] = field(default_factory=dict)
 
 
@@ -82,8 +78,7 @@ def measure(
                 n = calls[variant.name]
                 rounds[variant.name].append(_seconds(variant, device, n) / n)
                 bar.update()
-    counted = {v.name: count_flops(v.count) for v in variants if v.count is not None}
-    return [row(section, v, rounds, variants, counted.get(v.name)) for v in variants]
+    return [row(section, variant, rounds, variants) for variant in variants]
 
 
 def row(
@@ -91,7 +86,6 @@ def row(
     variant: Variant,
     rounds: dict[str, list[float]],
     variants: Sequence[Variant],
-    counted: float | None = None,
 ) -> dict[str, Any]:
     """Return what is reported of a variant, as plain numbers.
 
@@ -100,7 +94,6 @@ def row(
         variant: that was measured.
         rounds: by name, the seconds of one call in each round.
         variants: those that ``rounds`` are of.
-        counted: operations of one call as torch counts them.
     """
     seconds = rounds[variant.name]
     known = {other.name: other for other in variants}
@@ -121,7 +114,6 @@ def row(
             for name in variant.references
         },
         "flops": variant.flops,
-        "flops_counted": counted,
         "percent_of_peak": None,
         **variant.facts,
     }
@@ -132,13 +124,6 @@ def row(
         ]
         found["percent_of_peak"] = 100 * statistics.median(shares)
     return found
-
-
-def count_flops(call: Callable[[], object]) -> float:
-    """Return the operations of ``call`` as torch counts them, attention as dense products."""
-    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        call()
-    return float(counter.get_total_flops())
 
 
 def _rate(variant: Variant, seconds: float) -> float:

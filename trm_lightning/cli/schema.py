@@ -111,8 +111,7 @@ class BenchmarkConfig:
     net: Any
     window: int
     batch: int
-    recursion: Any
-    sources: Any
+    notes: Any
     scoring: Any
     generation: Any
     lightning: Any
@@ -152,7 +151,7 @@ class CompareConfig(TrainConfig):
     parity: str
     scale: float
     workers: int
-    study: str | None
+    fit: str | None
 
 
 # A command that is not named here has its `_target_` nodes checked, but not its top level.

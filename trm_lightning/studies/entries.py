@@ -1,4 +1,4 @@
-"""The lines of a comparison, its seeds, baseline and budget, read from the config."""
+"""The lines of a comparison, its seeds and its baseline, read from the config."""
 
 from dataclasses import dataclass, fields
 from typing import Any
@@ -9,8 +9,7 @@ from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.errors import UserError
 
 FIRST_SEED = 1337
-PARITIES = ("tokens", "seconds", "parameters")
-STUDIES = ("frontier", "recurrence")
+FITS = ("frontier", "recurrence")
 
 
 @dataclass(frozen=True)
@@ -20,11 +19,11 @@ class Entry:
     Attributes:
         name: also begins the names of its run folders.
         overrides: of the training command.
-        note: what is special about it.
+        note: what distinguishes it, shown under the table.
         published: somebody else's best value of the same number.
         metric: name of the score, such as ``val/ppl``; None for what the net is trained for.
         same_runs_as: name of the entry whose runs are read, with another metric.
-        series: name of the curve that the entry is a point of, for a study.
+        series: name of the curve that the entry is a point of; needed by ``fit``.
     """
 
     name: str
@@ -117,62 +116,28 @@ def choose_baseline(name: str | None, entries: list[Entry]) -> str:
     return name or names[0]
 
 
-def check_study(study: str | None, entries: list[Entry]) -> None:
-    """Check that the entries are points of the curves that the study fits.
+def check_fit(fit: str | None, entries: list[Entry]) -> None:
+    """Check that the entries are points of the curves that ``fit`` asks for.
 
     Raises:
-        UserError: for an unknown study, entries of no series, or nothing to hold against another.
+        UserError: for an unknown fit, entries without a series, or a single series.
     """
-    if study is None:
+    if fit is None:
         return
-    if study not in STUDIES:
+    if fit not in FITS:
         raise UserError(
-            f"study={study}: there is no such study{nearest(str(study), STUDIES)}",
-            f"There are: {', '.join(STUDIES)}.",
+            f"fit={fit}: there is no such fit{nearest(str(fit), FITS)}",
+            f"There are: {', '.join(FITS)}. Studies of conf/study are chosen with study=…",
         )
-    loose = [entry.name for entry in entries if entry.series is None]
-    if loose:
+    without = [entry.name for entry in entries if entry.series is None]
+    if without:
         raise UserError(
-            f"study={study} fits curves through series of entries, and these have no `series`: "
-            f"{', '.join(loose)}.",
+            f"fit={fit} fits curves through series of entries, and these have no `series`: "
+            f"{', '.join(without)}.",
             "Give each entry the name of its curve, e.g. series: ar. Folders of runs have none.",
         )
     if len({entry.series for entry in entries}) < 2:
         raise UserError(
-            f"study={study}: every entry is of the series {entries[0].series}.",
-            "A study holds other series against the baseline's.",
-        )
-
-
-def check_budget(cfg: DictConfig) -> None:
-    """Check that the budget is of the kind that the parity needs.
-
-    Raises:
-        UserError: for a parity, scale, budget or number of workers that cannot be had.
-    """
-    if cfg.parity not in PARITIES:
-        raise UserError(
-            f"parity={cfg.parity}: there is no such parity{nearest(cfg.parity, PARITIES)}",
-            f"There are: {', '.join(PARITIES)}.",
-        )
-    if not 0 < cfg.scale <= 1:
-        raise UserError(f"scale={cfg.scale}: it must be over 0 and at most 1.")
-    if cfg.workers < 1:
-        raise UserError(f"workers={cfg.workers}: at least one run has to be trained at a time.")
-    asked = {name for name, value in cfg.budget.items() if value is not None}
-    if cfg.parity == "seconds" and asked != {"seconds"}:
-        raise UserError(
-            "parity=seconds needs a budget in seconds and nothing else.",
-            "Give each run so many seconds of training, e.g. budget.seconds=600.",
-        )
-    if cfg.parity == "seconds" and cfg.workers > 1:
-        raise UserError(
-            f"parity=seconds workers={cfg.workers}: runs at a time slow each other down, and their "
-            "seconds would not be equal.",
-            "Leave workers=1.",
-        )
-    if cfg.parity != "seconds" and "seconds" in asked:
-        raise UserError(
-            f"budget.seconds gives models unequal tokens, and parity={cfg.parity} asks for equal.",
-            "Use parity=seconds, or a budget in tokens.",
+            f"fit={fit}: every entry is of the series {entries[0].series}.",
+            "It compares other series with the baseline's.",
         )

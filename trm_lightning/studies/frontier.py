@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from trm_lightning.studies.statistics import estimate
+from trm_lightning.studies.intervals import estimate
 
 # What a net may cost. The ratio is the equal baseline net's cost over the entry's for parameters,
 # and the entry's over the equal baseline net's for the others: "N do the work of k x N, and need

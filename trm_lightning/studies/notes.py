@@ -2,23 +2,8 @@
 
 from typing import Any
 
-from trm_lightning.studies.record import Group
-
-# How far two runs may differ and still be called equal.
-TOLERANCE = {"tokens": 0.01, "seconds": 0.05, "parameters": 0.01}
-
-
-def parity_reached(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return each entry's tokens, seconds and parameters as multiples of the baseline's."""
-    base = next(entry for entry in entries if entry["is_baseline"])
-    return {
-        entry["name"]: {
-            kind: _amount(entry, kind) / _amount(base, kind)
-            for kind in TOLERANCE
-            if _amount(entry, kind) and _amount(base, kind)
-        }
-        for entry in entries
-    }
+from trm_lightning.studies.parity import TOLERANCE, parity_reached
+from trm_lightning.studies.run_records import Group
 
 
 def notes_on(
@@ -84,10 +69,3 @@ def _on_evaluation(groups: list[Group]) -> list[str]:
         return []
     told = ", ".join(f"{name} {window}/{stride}" for name, (window, stride) in ways.items())
     return [f"Scored with different windows/strides, hence unequal context: {told}."]
-
-
-def _amount(entry: dict[str, Any], kind: str) -> float:
-    if kind == "parameters":
-        return float(entry["parameters"] or 0)
-    figure = entry["figures"][kind]
-    return 0.0 if figure is None else float(figure["mean"])

@@ -1,8 +1,7 @@
-"""The recurrence exponent: what running a block again is worth, in blocks of its own.
+"""The recurrence exponent phi: a block run r times is worth r^phi distinct blocks.
 
-A block run r times is worth r^phi distinct blocks, after "How Much Is One Recurrence Worth?
-Iso-Depth Scaling Laws for Looped Language Models" (2026): phi is 0 where loops bring nothing, and
-1 where each is as good as a block with weights of its own.
+After "How Much Is One Recurrence Worth? Iso-Depth Scaling Laws for Looped Language Models" (2026).
+phi is 0 where loops bring nothing, and 1 where each is as good as a block with its own weights.
 """
 
 import math
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from trm_lightning.studies.frontier import completed_runs, score_of
+from trm_lightning.studies.intervals import estimate, t_quantile
 from trm_lightning.studies.power_law import LIMITS, Curve, Runs, fit_all
-from trm_lightning.studies.record import Group
-from trm_lightning.studies.statistics import estimate, t_quantile
+from trm_lightning.studies.run_records import Group
 
 Values = dict[str, Any]
 Pairs = list[tuple[Group, Values]]
@@ -39,8 +38,8 @@ def recurrence(pairs: Pairs, series: str) -> Values:
         f"No exponent for {e['series']}: {e['objection']}." for e in exponents if e["objection"]
     ]
     notes += [
-        f"The exponent of {found['series']} has no interval, for want of two seeds that every "
-        "entry has: it cannot be told from chance."
+        f"The exponent of {found['series']} has no interval: that needs two seeds that every "
+        "entry has. It cannot be told from chance."
         for found in exponents
         if found["phi"] is not None and found["low"] is None
     ]
@@ -56,19 +55,15 @@ def _point(group: Group, entry: Values) -> Values:
     """Return an entry's blocks, loops and nats per token; ``by_seed`` holds those of its runs."""
     results = group.completed[0].results
     assert results is not None
-    net = results["config"]["model"]["net"]
     nats = {run["seed"]: math.log(score_of(run)) for run in completed_runs(entry)}
     found = estimate(list(nats.values()))
     assert found is not None
     return {
         "name": entry["name"],
         "series": entry["series"],
-        "width": net["width"],
-        "blocks": net["n_layers"],
-        # Nets without recursion have no such keys: one pass.
-        "loops": net.get("n_supervision", 1)
-        * net.get("n_refinements", 1)
-        * (net.get("n_recursions", 0) + 1),
+        "width": results["width"],
+        "blocks": results["n_layers"],
+        "loops": results["n_passes"],
         "nats": found.as_dict(),
         "by_seed": nats,
     }
@@ -97,11 +92,14 @@ def _exponent(points: list[Values], baseline: str, series: str) -> Values:
 
 
 def _objection_to_points(points: list[Values], baseline: str, series: str) -> str | None:
-    """Say why an exponent cannot be identified from these points, if so."""
-    widths = sorted({point["width"] for point in points})
+    """Return why an exponent cannot be identified from these points; None where it can."""
+    unknown = [point["name"] for point in points if not point["blocks"]]
+    widths = sorted({point["width"] for point in points}, key=str)
     looped = [p["name"] for p in points if p["series"] == baseline and p["loops"] != 1]
     n_sizes = len({point["blocks"] for point in points if point["series"] == baseline})
     n_loops = len({point["loops"] for point in points if point["series"] == series})
+    if unknown:
+        return f"the models of {', '.join(unknown)} do not declare their blocks (`layers`)"
     if len(widths) > 1:
         return f"what a block is worth depends on its width, and there are {widths}"
     if looped:
@@ -114,14 +112,14 @@ def _objection_to_points(points: list[Values], baseline: str, series: str) -> st
 
 
 def _objection_to_fit(curve: Curve, residual: float, sizes: list[int]) -> str | None:
-    """Say why a fitted exponent means nothing, if so."""
+    """Return why a fitted exponent means nothing; None where it does."""
     few, many = min(sizes), max(sizes)
     fall = float(curve.at(few, 1) - curve.at(many, 1))
     if fall <= residual:
         return (
             f"from {few} to {many} distinct blocks the fitted loss falls by {fall:.4f} nats, no "
-            f"more than the fit's residual of {residual:.4f}, so blocks have no worth to measure "
-            "loops by"
+            f"more than the fit's residual of {residual:.4f}: without a gain from blocks, loops "
+            "cannot be measured in blocks"
         )
     for name, value in (("phi", curve.phi), ("alpha", curve.alpha)):
         if min(abs(value - limit) for limit in LIMITS[name]) < 1e-3:
@@ -130,12 +128,11 @@ def _objection_to_fit(curve: Curve, residual: float, sizes: list[int]) -> str | 
 
 
 def _half_width(runs: Runs, points: list[Values]) -> float | None:
-    """Return half of phi's 95 % interval, by resampling seeds; None for a single seed.
+    """Return half of phi's 95 % interval, by resampling seeds; None for fewer than two.
 
-    Resamples of few seeds vary too little by a factor of sqrt((n - 1) / n), and their own quantiles
-    would hold the truth in 7 of 10 cases where there are 3 seeds. Their standard error, put right
-    and times Student's t, holds it in 94 of 100. Only seeds that every entry has can stand for each
-    other.
+    Resamples of n seeds vary too little, by a factor of sqrt((n - 1) / n): with 3 seeds their
+    quantiles cover the true value in 70 % of cases. The corrected standard error times Student's t
+    covers it in 94 %. Only seeds that every entry has are resampled.
     """
     seeds = sorted(set.intersection(*(set(point["by_seed"]) for point in points)))
     n = len(seeds)
@@ -143,7 +140,7 @@ def _half_width(runs: Runs, points: list[Values]) -> float | None:
         return None
     drawn = np.random.default_rng(0).integers(n, size=(N_RESAMPLES, n))
     counts = (drawn[:, :, None] == np.arange(n)).sum(axis=1)
-    # Most resamples of few seeds occur many times; each is fitted once.
+    # Few seeds have few distinct resamples; each is fitted once.
     distinct, of_draw = np.unique(counts, axis=0, return_inverse=True)
     weights = distinct @ (runs.seeds == np.array(seeds)[:, None])
     phi = np.array([curve.phi for curve in fit_all(runs, weights)])[of_draw.ravel()]

@@ -20,6 +20,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.files import write_json
+from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.runs.history import FILE
 from trm_lightning.runs.load import build_model, check_resumable
@@ -35,6 +36,7 @@ from trm_lightning.training.callbacks import (
     TrainingStop,
     TrainLog,
 )
+from trm_lightning.training.flops import training_flops
 from trm_lightning.training.results import describe_run, results_of
 from trm_lightning.training.screens import closing_screen, opening_screen
 
@@ -59,7 +61,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     data.setup()
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
-    facts = describe_run(cfg, data, module.model)
+    facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
     seen = check_resumable(Path(cfg.resume), facts) if cfg.resume else 0
     data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
 
@@ -168,6 +170,13 @@ def build_module(
         time_share=time_share,
         cuda_graph=cfg.cuda_graph,
     )
+
+
+def flops_per_token(model: LanguageModel, data: TextDataModule) -> float:
+    """Return the operations of training per token of the training windows."""
+    windows = torch.zeros(2, data.window_size, dtype=torch.long)
+    first = data.window_size - data.supervised_tokens
+    return training_flops(model, windows, first) / windows.numel()
 
 
 def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
@@ -13,8 +14,17 @@ from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.load import FORMAT
 
 
-def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) -> dict[str, Any]:
-    """Return what identifies a run, as plain containers: saved in checkpoints and results."""
+def describe_run(
+    cfg: DictConfig, data: TextDataModule, model: LanguageModel, flops_per_token: float
+) -> dict[str, Any]:
+    """Return what identifies a run, as plain containers: saved in checkpoints and results.
+
+    Args:
+        cfg: the run's composed config.
+        data: set up.
+        model: that is trained.
+        flops_per_token: of training, per token of the training windows.
+    """
     split = data.splits["val"]
     floor = split.entropy_floor_nats
     return {
@@ -25,11 +35,25 @@ def describe_run(cfg: DictConfig, data: TextDataModule, model: LanguageModel) ->
         "data_fingerprint": data.fingerprint,
         "train_tokens": data.splits["train"].n_tokens,
         "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
+        "family": model_choice(model),
         "parameters": model.n_parameters(),
+        "width": getattr(model, "width", None),
+        "n_layers": len(model.layers),
+        "n_passes": model.n_supervision * model.n_passes,
+        "flops_per_token": flops_per_token,
         "is_likelihood": model.is_likelihood,
         "eval_window": data.window_size,
         "eval_stride": data.eval_windows("val").stride,
     }
+
+
+def model_choice(model: LanguageModel) -> str:
+    """Return the choice of conf/model that the run was composed with, else the class's name."""
+    if HydraConfig.initialized():
+        choice = HydraConfig.get().runtime.choices.get("model")
+        if choice is not None:
+            return str(choice)
+    return type(model).__name__
 
 
 def results_of(

@@ -14,8 +14,7 @@ TINY = (
     "net={vocab_size:13,width:16,n_layers:2,n_heads:2,dropout:0.0,norm:pre}",
     "window=8",
     "batch=3",
-    "sources={window:8,batch:3,supervised:2}",
-    "recursion.n_recursions=2",
+    "notes={window:8,batch:3,supervised:2,n_refinements:3,n_recursions:2}",
     "repetitions=1",
     "seconds_per_measurement=0.001",
     "scoring.strides=[4]",
@@ -30,7 +29,6 @@ TINY = (
     "device=cpu",
     "threads=1",
 )
-JOINT = {"attention": "joint", "factorization": "parallel"}
 
 
 def configured(folder: Path, *overrides: str) -> DictConfig:
@@ -41,18 +39,18 @@ def configured(folder: Path, *overrides: str) -> DictConfig:
 
 def pairs(cfg: DictConfig) -> dict[str, tuple[TrainingModule, references.PlainNet]]:
     """Our modules, and the references that compute the same."""
-    size, last = cfg.sources.window, cfg.sources.supervised
+    size, last = cfg.notes.window, cfg.notes.supervised
     gpt = subjects.plain(cfg, references.FusedGpt, window=cfg.window)
     baseline = subjects.plain(cfg, references.PlainBaseline, window=size, supervised=last)
     return {
         "gpt": (subjects.ar(cfg, cfg.window), gpt),
         "baseline": (subjects.ar(cfg, size, last), baseline),
         "target": (
-            subjects.trm(cfg, size, last, chunk_start="target", **JOINT),
-            subjects.sources_trm(cfg, given=True),
+            subjects.source_trm(cfg, "target"),
+            subjects.plain_trm(cfg, given=True),
         ),
         "query": (
-            subjects.trm(cfg, size, last, chunk_start="query", **JOINT),
-            subjects.sources_trm(cfg, given=False),
+            subjects.source_trm(cfg, "query"),
+            subjects.plain_trm(cfg, given=False),
         ),
     }

@@ -21,7 +21,7 @@ def test_a_killed_comparison_goes_on_where_it_was(tmp_path: Path) -> None:
         sys.executable, "-m", "trm_lightning.compare", "name=tiny", "seeds=2", "models=[ar]",
         *small, f"budget.steps={STEPS}", "eval_every=20",
     ]  # fmt: skip
-    env = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
     runs = tmp_path / "outputs" / "comparisons" / "tiny" / "runs"
     first, second = runs / "ar_seed1337", runs / "ar_seed1338"
 

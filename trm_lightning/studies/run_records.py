@@ -1,4 +1,4 @@
-"""Run folders read back: what was reached, how, and whether two runs may be compared at all."""
+"""Run folders read back: results and history, and whether two runs may be compared."""
 
 import json
 from dataclasses import dataclass
@@ -10,9 +10,11 @@ from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
 from trm_lightning.studies.entries import Entry
 
-# What must be the same for two perplexities to be of the same thing.
+# Facts that must agree for two perplexities to be comparable.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
-# Settings of a run that say nothing of what is trained.
+# What a run records about its model; versions before these facts are not read.
+_FACTS = ("family", "width", "n_layers", "n_passes", "flops_per_token")
+# Settings of a run that do not change what is trained.
 _INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
 
 
@@ -22,7 +24,7 @@ class Record:
 
     Attributes:
         folder: the run's.
-        seed: None where the run got too short to tell.
+        seed: None for an unfinished run of unknown seed.
         results: content of ``results.json``; None for a run that has not ended.
         history: lines of ``metrics.jsonl``.
         failure: why the run ended without results, where that is known.
@@ -36,7 +38,7 @@ class Record:
 
     @property
     def status(self) -> str:
-        """``completed``, or how far the run got and that it is not finished."""
+        """``completed``, or how far the run got."""
         if self.results is not None:
             return "completed"
         step = self.history[-1]["step"] if self.history else 0
@@ -58,7 +60,7 @@ class Group:
 
     @property
     def metric(self) -> str:
-        """Name of the score that the entry is about; that of its first score by default.
+        """Name of the score that the entry compares; by default the run's first score.
 
         Raises:
             UserError: when the runs have no such score.
@@ -78,7 +80,7 @@ def read_record(folder: Path, seed: int | None = None, failure: str | None = Non
     """Read a run folder, finished or not.
 
     Raises:
-        UserError: when its ``results.json`` is damaged.
+        UserError: when its ``results.json`` is damaged, or of a version that recorded less.
     """
     history = folder / "metrics.jsonl"
     lines = read_lines(history) if history.is_file() else []
@@ -88,17 +90,19 @@ def read_record(folder: Path, seed: int | None = None, failure: str | None = Non
             results = json.loads(file.read_text(encoding="utf-8"))
         except json.JSONDecodeError as error:
             raise UserError(
-                f"{file} is damaged: {error}.", "Remove it; the run then goes on from its end."
+                f"{file} is damaged: {error}.",
+                "Remove it, and the run resumes from its last checkpoint.",
             ) from error
+        _check_facts(file, results)
         seed = results["config"]["seed"]
     return Record(folder, seed, results, lines, failure)
 
 
 def group_folders(folders: list[Path]) -> list[Group]:
-    """Make entries of run folders: runs whose settings differ in the seed alone are one entry.
+    """Group run folders into entries: runs whose settings differ in the seed alone are one.
 
     Raises:
-        UserError: for a folder that is no run's, or a seed that an entry would count twice.
+        UserError: for a folder that holds no run, or a seed that an entry would count twice.
     """
     groups: dict[str, Group] = {}
     for folder in folders:
@@ -144,6 +148,17 @@ def check_comparable(groups: list[Group]) -> None:
                 + ".",
                 "Perplexities compare on one text, split and vocabulary only.",
             )
+
+
+def _check_facts(file: Path, results: dict[str, Any]) -> None:
+    missing = [name for name in _FACTS if name not in results]
+    if missing:
+        commit = (results.get("environment") or {}).get("git_commit") or "unknown"
+        raise UserError(
+            f"{file} was written by an earlier version (commit {commit}) and lacks "
+            f"{', '.join(missing)}.",
+            "Compare it with that version, or train the run again.",
+        )
 
 
 def _settings(results: dict[str, Any]) -> str:

@@ -1,17 +1,16 @@
-"""The numbers of a comparison, from its runs: what ``comparison.json`` holds.
+"""The numbers of ``comparison.json``: per run, then means over seeds with their intervals.
 
-Values per run first, then means over seeds with their interval; differences are paired by seed.
+Differences to the baseline are paired by seed.
 """
 
 import math
 from typing import Any
 
-from trm_lightning.studies.cost import training_flops_per_token
-from trm_lightning.studies.record import Group, Record
-from trm_lightning.studies.statistics import estimate
+from trm_lightning.studies.intervals import estimate
+from trm_lightning.studies.run_records import Group, Record
 
 Values = dict[str, Any]
-# Figures of single runs that are averaged over seeds; the last ones need the baseline's run.
+# Figures of single runs that are averaged over seeds.
 _AVERAGED = (
     "best", "final", "bits_per_character", "degradation_percent",
     "tokens", "seconds", "tokens_per_second", "time_ratio",
@@ -26,8 +25,8 @@ _AVERAGED = (
 def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]]:
     """Return one plain container per entry, in the order given.
 
-    An entry whose number is no likelihood, or is of another text, gets no difference to the
-    baseline: there is nothing it could mean.
+    An entry whose number is not a likelihood, or belongs to another text, gets no difference to
+    the baseline.
     """
     runs = {g.entry.name: [_values(g, record) for record in g.records] for g in groups}
     base = next(group for group in groups if group.entry.name == baseline)
@@ -61,25 +60,23 @@ def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]
 
 
 def _meaning(group: Group) -> Values:
-    """Return what an entry's number is and what its net costs; Nones before a run has ended."""
-    names = ("metric", "meaning", "is_likelihood", "parameters", "flops_per_token")
+    """Return what an entry's number means and what its model is; Nones before a run has ended."""
+    facts = ("family", "parameters", "flops_per_token")
     if not group.completed:
-        return dict.fromkeys(names)
+        return dict.fromkeys(("metric", "meaning", "is_likelihood", *facts))
     results = group.completed[0].results
     assert results is not None
     score = results["final"][group.metric]
-    flops = training_flops_per_token(results["config"], results["vocab_size"])
-    return dict(
-        zip(
-            names,
-            (group.metric, score["meaning"], score["is_likelihood"], results["parameters"], flops),
-            strict=True,
-        )
-    )
+    return {
+        "metric": group.metric,
+        "meaning": score["meaning"],
+        "is_likelihood": score["is_likelihood"],
+        **{name: results[name] for name in facts},
+    }
 
 
 def _comparable(meaning: Values, base: Group) -> bool:
-    """Say whether an entry's number is a perplexity of the text that the baseline's is of."""
+    """Say whether an entry's number is a perplexity of the baseline's text."""
     if meaning["metric"] is None or not meaning["is_likelihood"] or not base.completed:
         return False
     of_base = _meaning_of_score(base)
@@ -130,7 +127,7 @@ def _test(results: dict[str, Any], metric: str) -> float | None:
 
 
 def _is_followed(record: Record, metric: str) -> bool:
-    """Say whether a score was taken at every validation, so that its lowest value means a best."""
+    """Say whether a score was taken at every validation, so that its lowest value is its best."""
     assert record.results is not None
     first = next(iter(record.results["final"]))
 
@@ -141,7 +138,7 @@ def _is_followed(record: Record, metric: str) -> bool:
 
 
 def _add_differences(run: Values, record: Record, base: Values, metric: str) -> None:
-    """Add what a run's score is beside that of the baseline's run with the same seed."""
+    """Add the differences to the baseline's run with the same seed."""
     for kind in ("best", "final", "test"):
         ours, theirs = run[kind], base[kind]
         if ours is None or theirs is None:
@@ -158,9 +155,9 @@ def _add_differences(run: Values, record: Record, base: Values, metric: str) -> 
 
 
 def _figures(runs: list[Values]) -> Values:
-    """Return means over seeds with intervals, by the name of the figure; None where there are none.
+    """Return means over seeds with intervals, by the figure's name; None without any value.
 
-    Figures of runs with all seeds but a few are of those seeds alone; ``n`` says how many.
+    A figure that some seeds lack is a mean over the others; ``n`` says how many.
     """
     done = [run for run in runs if run["status"] == "completed"]
     figures: Values = {}

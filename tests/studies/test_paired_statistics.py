@@ -1,122 +1,17 @@
-"""Statistics, costs and tables of a comparison, on numbers worked out elsewhere."""
+"""Figures, notes and tables of a comparison, from prepared run folders."""
 
 from pathlib import Path
 from typing import Any
 
 import pytest
 from compare_folders import make_run, make_summary, score
-from conftest import Configure
-from omegaconf import OmegaConf
 
 from trm_lightning.reports.comparison import markdown_tables
-from trm_lightning.studies.cost import count_parameters, training_flops_per_token
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.notes import notes_on
-from trm_lightning.studies.record import Group, read_record
-from trm_lightning.studies.statistics import estimate, t_quantile
-from trm_lightning.studies.summary import summarise_entries
+from trm_lightning.studies.paired_statistics import summarise_entries
+from trm_lightning.studies.run_records import Group, read_record
 from trm_lightning.studies.table import render
-
-# Two-sided 95 % points from printed tables of Student's t.
-PRINTED = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 10: 2.2281, 30: 2.0423}
-
-
-@pytest.mark.parametrize(("freedom", "printed"), PRINTED.items())
-def test_t_quantiles_are_those_of_the_printed_tables(freedom: int, printed: float) -> None:
-    assert t_quantile(0.975, freedom) == pytest.approx(printed, abs=1e-4)
-
-
-def test_quantiles_at_other_probabilities_and_the_normal_limit() -> None:
-    assert t_quantile(0.95, 5) == pytest.approx(2.0150, abs=1e-4)
-    assert t_quantile(0.975, 100_000) == pytest.approx(1.95996, abs=1e-4)
-
-
-def test_an_interval_worked_out_by_hand() -> None:
-    found = estimate([10.0, 12.0, 14.0])  # standard deviation 2, t 4.3027
-    assert found is not None
-    assert (found.mean, found.n) == (12.0, 3)
-    assert found.half_width == pytest.approx(4.3027 * 2 / 3**0.5, abs=1e-3)
-
-
-def test_one_seed_has_no_interval_and_none_no_mean() -> None:
-    single = estimate([3.0])
-    assert single is not None and single.half_width is None
-    assert single.as_dict()["low"] is None
-    assert estimate([]) is None
-
-
-# Costs: the counter against sums written down from the architecture.
-
-WIDTH, WINDOW, LAYERS = 16, 16, 2
-
-
-def linear(rows: int) -> int:
-    """Projections and MLP of one block: 3 + 1 + 4 + 4 squares of the width."""
-    return 2 * rows * 12 * WIDTH**2
-
-
-def attention(queries: int, keys: int) -> int:
-    return 2 * 2 * queries * keys * WIDTH
-
-
-def plain(configure: Configure, *overrides: str) -> Any:
-    return OmegaConf.to_container(configure("logger=none", *overrides), resolve=True)
-
-
-@pytest.mark.parametrize("supervised", [WINDOW, 2])
-def test_flops_of_a_causal_model(configure: Configure, supervised: int) -> None:
-    vocabulary = 100
-    config = plain(configure, "model=ar", f"data.supervised_tokens={supervised}")
-    forward = LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW))
-    forward += 2 * supervised * WIDTH * vocabulary
-    # Backwards, each product becomes two: for its input and for its weights or other input.
-    assert training_flops_per_token(config, vocabulary) == 3 * forward / WINDOW
-
-
-def test_flops_of_a_recursive_model(configure: Configure) -> None:
-    vocabulary, refinements, recursions = 100, 3, 2
-    config = plain(
-        configure, "model=trm_cached", "model.factorization=parallel",
-        f"model.n_refinements={refinements}", f"model.n_recursions={recursions}",
-        "model.backprop_depth=1",
-    )  # fmt: skip
-    passes = recursions + 1
-    encode = LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW))
-    refine = passes * LAYERS * (linear(WINDOW) + attention(WINDOW, WINDOW + 8))  # 8: a group's
-    heads = 2 * (2 * WINDOW * WIDTH * vocabulary)  # of the answer and of the draft
-    forward_only = (refinements - 1) * refine
-    expected = (3 * (encode + refine + heads) + forward_only) / WINDOW
-    assert training_flops_per_token(config, vocabulary) == pytest.approx(expected, rel=0.02)
-
-
-def test_supervision_steps_multiply_the_cost(configure: Configure) -> None:
-    once = training_flops_per_token(plain(configure, "model=trm"), 50)
-    four = training_flops_per_token(plain(configure, "model=trm", "model.n_supervision=4"), 50)
-    # Later steps go on from a detached state, which saves a little of the way back.
-    assert four == pytest.approx(4 * once, rel=0.01)
-
-
-def test_counting_leaves_random_numbers_alone(configure: Configure) -> None:
-    import torch
-
-    config = plain(configure, "model=trm")
-    torch.manual_seed(3)
-    expected = torch.rand(2)
-    torch.manual_seed(3)
-    training_flops_per_token(config, 50)
-    assert torch.equal(torch.rand(2), expected)
-
-
-def test_parameters_are_the_sources(configure: Configure) -> None:
-    config = plain(
-        configure, "model=ar", "model.norm=pre", "model.positions=learned",
-        "data.window_size=66",
-    )  # fmt: skip
-    config["model"]["net"] |= {"width": 64, "n_heads": 4}
-    assert count_parameters(config, 65) == 108_480  # published for the character models
-
-
-# Figures, from prepared folders.
 
 
 def test_figures_of_two_seeds_worked_out_by_hand(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Run folders as training leaves them, with numbers of the test's choosing."""
+"""Run folders as training leaves them, with chosen numbers; the compare command's config."""
 
 import functools
 import json
@@ -9,15 +9,29 @@ from typing import Any
 
 from conftest import TINY
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.cli import resolvers
-from trm_lightning.cli.compose import conf_dir
+from trm_lightning.cli.compose import Call, conf_dir
 from trm_lightning.studies.entries import Entry
-from trm_lightning.studies.record import Group, read_record
-from trm_lightning.studies.summary import summarise_entries
+from trm_lightning.studies.paired_statistics import summarise_entries
+from trm_lightning.studies.plan import Plan, make_plan
+from trm_lightning.studies.run_records import Group, read_record
 
 TOKENS, CHARACTERS = 1000, 4000
+CALL = Call("train", conf_dir(), "train", None, multirun=False)
+SMALL = [override for override in TINY if not override.startswith(("budget", "progress"))]
+
+
+def config(*overrides: str) -> DictConfig:
+    """Compose conf/compare.yaml as the command does."""
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        return compose("compare", [*overrides])
+
+
+def plan(folder: Path, *overrides: str, forwarded: tuple[str, ...] = ()) -> Plan:
+    return make_plan(config("name=test", *overrides), folder, list(forwarded), CALL)
 
 
 @functools.cache
@@ -87,6 +101,7 @@ def make_run(
     results = {
         "status": "completed", "optimizer_steps": 20, "tokens_seen": 1000, "seconds": seconds,
         "vocab_size": 50, "data": "toy", "data_fingerprint": "abc", "parameters": 1000,
+        "family": "ar", "width": 16, "n_layers": 2, "n_passes": 1, "flops_per_token": 1e6,
         "entropy_floor_perplexity": None, "eval_window": 16, "eval_stride": 8,
         "final": final, "best": best, "test": {},
         "config": json.loads(tiny_config()) | {"seed": seed},

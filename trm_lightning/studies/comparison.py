@@ -5,28 +5,27 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_json, write_text
 from trm_lightning.runs.environment import environment
-from trm_lightning.studies.cost import count_parameters
-from trm_lightning.studies.entries import check_study, choose_baseline
-from trm_lightning.studies.notes import TOLERANCE, notes_on, parity_reached
+from trm_lightning.studies.entries import check_fit, choose_baseline
+from trm_lightning.studies.fits import fit_entries
+from trm_lightning.studies.notes import notes_on
+from trm_lightning.studies.paired_statistics import summarise_entries
+from trm_lightning.studies.parity import check_same_parameters, parity_reached
 from trm_lightning.studies.plan import (
     Plan,
     forwarded_overrides,
     make_plan,
     training_call,
 )
-from trm_lightning.studies.record import Group, check_comparable, group_folders, read_record
-from trm_lightning.studies.running import train_all
-from trm_lightning.studies.studies import make_study
-from trm_lightning.studies.summary import summarise_entries
+from trm_lightning.studies.run_records import Group, check_comparable, group_folders, read_record
 from trm_lightning.studies.table import render
+from trm_lightning.studies.workers import train_all
 
-_SHARED = "Trained {} runs at a time: seconds are of runs that may have slowed each other down."
+_PARALLEL = "{} runs were trained in parallel and may have slowed each other down: see seconds."
 
 
 def compare(cfg: DictConfig) -> bool:
@@ -48,11 +47,12 @@ def compare(cfg: DictConfig) -> bool:
         groups = group_folders([Path(run) for run in cfg.runs])
         given = [group.entry for group in groups]
         baseline = choose_baseline(cfg.baseline, given)
-        check_study(cfg.study, given)
+        check_fit(cfg.fit, given)
     else:
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
         if cfg.parity == "parameters":
-            check_same_parameters(plan)
+            runs_of = {entry.name: entry.runs_of for entry in plan.entries}
+            check_same_parameters(plan.configs, runs_of[plan.baseline])
         keep = partial(_write_planned, cfg, folder, plan)
         failures = train_all(plan, keep, cfg.workers, cfg.progress)
         groups, baseline = groups_of(plan, failures), plan.baseline
@@ -86,7 +86,7 @@ def write_comparison(
     scale = float(cfg.scale) if trained_here else 1.0
     parity = str(cfg.parity) if trained_here else None
     entries = summarise_entries(groups, baseline)
-    study = make_study(cfg.study, groups, entries)
+    fit = fit_entries(cfg.fit, groups, entries)
     ended = [record.results for group in groups for record in group.completed]
     first = ended[0] or {} if ended else {}
     complete = all(record.results is not None for group in groups for record in group.records)
@@ -102,11 +102,11 @@ def write_comparison(
         "parity_reached": parity_reached(entries),
         "scale": scale,
         "entries": entries,
-        "study": study,
+        "study": fit,
         "notes": [
             *notes_on(groups, entries, parity, scale),
-            *(study["notes"] if study else []),
-            *([_SHARED.format(cfg.workers)] if trained_here and cfg.workers > 1 else []),
+            *(fit["notes"] if fit else []),
+            *([_PARALLEL.format(cfg.workers)] if trained_here and cfg.workers > 1 else []),
         ],
         "command": ["python", "-m", "trm_lightning.compare", *HydraConfig.get().overrides.task],
         "environment": environment(),
@@ -114,28 +114,6 @@ def write_comparison(
     write_json(folder / "comparison.json", comparison)
     write_text(folder / "table.md", render(comparison))
     return comparison
-
-
-def check_same_parameters(plan: Plan) -> None:
-    """Refuse nets of unequal size before any of them is trained.
-
-    Raises:
-        UserError: saying by how much each differs from the baseline's.
-    """
-    counts = {}
-    for name, config in plan.configs.items():
-        data = instantiate(config.data)
-        data.prepare_data()
-        data.setup()
-        counts[name] = count_parameters(config, data.vocab_size)
-    own = {entry.name: entry.runs_of for entry in plan.entries}
-    base = counts[own[plan.baseline]]
-    if any(abs(count / base - 1) > TOLERANCE["parameters"] for count in counts.values()):
-        told = ", ".join(f"{n} {c:,} ({100 * (c / base - 1):+.1f} %)" for n, c in counts.items())
-        raise UserError(
-            f"The models differ in parameters by more than 1 %: {told}.",
-            "Give entries with their own model.width or n_layers.",
-        )
 
 
 def _write_planned(cfg: DictConfig, folder: Path, plan: Plan, failures: dict[Path, str]) -> None:
