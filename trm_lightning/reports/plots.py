@@ -1,7 +1,6 @@
 """The look of all figures, and how they become files and parts of a page.
 
-Drawn without pyplot, which keeps state between figures. Colours are Okabe and Ito's, which
-colour-blind readers can tell apart; series differ in marker as well.
+Drawn without pyplot, which keeps state between figures. Colours and markers: ``colors``.
 """
 
 import io
@@ -16,11 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from trm_lightning.files import write_atomically
+from trm_lightning.reports.colors import FAINT, INK, Style
 
-INK = "#1d2026"  # becomes the page's own text colour in a page
-FAINT = "#8b919b"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b919b")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SIZE = (4.4, 2.9)  # inches: about a phone's width, so that text keeps its size on one
 PNG_DPI = 200
 
@@ -49,14 +45,14 @@ def new_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def add_line(
-    axes: Axes, i: int, x: Sequence[float], y: Sequence[float | None], label: str = ""
+    axes: Axes, style: Style, x: Sequence[float], y: Sequence[float | None], label: str = ""
 ) -> None:
-    """Draw series number ``i``; values that are None are left out."""
+    """Draw a series; values that are None are left out."""
     points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
-    marker = MARKERS[i % len(MARKERS)] if len(points) <= 40 else ""
+    marker = style.marker if len(points) <= 40 else ""
     axes.plot(
-        [a for a, _ in points], [b for _, b in points], marker=marker, markersize=3.5,
-        linewidth=1.4, color=COLORS[i % len(COLORS)], label=label or "_",
+        [a for a, _ in points], [b for _, b in points], style.line, marker=marker, markersize=3.5,
+        linewidth=1.4, color=style.color, label=label or "_",
     )  # fmt: skip
 
 
