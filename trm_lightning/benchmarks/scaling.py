@@ -101,4 +101,6 @@ def _draw(axes: Axes, style: Style, net: str, rows: list[dict[str, Any]]) -> Non
     )  # fmt: skip
     best = max(row["flops"] / row["seconds_median"] for row in rows)
     ideal = [1000 * row["flops"] / best for row in rows]
-    axes.plot(sizes, ideal, "--", color=style.color, linewidth=0.9, label=f"{net}: as its arithmetic")
+    axes.plot(
+        sizes, ideal, "--", color=style.color, linewidth=0.9, label=f"{net}: as its arithmetic"
+    )

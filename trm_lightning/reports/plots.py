@@ -12,6 +12,7 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from trm_lightning.files import write_atomically
@@ -80,6 +81,30 @@ def scale_perplexity(axes: Axes, values: Sequence[float]) -> None:
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
 
 
+def fit_to_later(axes: Axes, first: Sequence[float], later: Sequence[float]) -> None:
+    """Fit the y axis to the later values alone, where the first ones would squeeze them.
+
+    What lies outside is told above the axes.
+    """
+    if not first or not later:
+        return
+    change = axes.yaxis.get_transform()  # the identity or a logarithm
+    low, high = change.transform((min(later), max(later)))
+    span = max(high - low, 0.02 * abs(high), 1e-9)
+    places = change.transform(first)
+    outside = [
+        v for v, at in zip(first, places, strict=True) if not low - span <= at <= high + span
+    ]
+    if not outside:
+        return
+    axes.set_ylim(change.inverted().transform((low - 0.12 * span, high + 0.12 * span)))
+    shown = " to ".join(f"{value:,.4g}" for value in sorted({min(outside), max(outside)}))
+    axes.annotate(
+        f"off the axis at the start: {shown}", (1, 1.01), xycoords="axes fraction",
+        ha="right", va="bottom", color=FAINT, fontsize=7,
+    )  # fmt: skip
+
+
 def whole_numbers(axes: Axes) -> None:
     """Put the x axis' ticks at whole numbers only."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -121,6 +146,8 @@ def as_element(svg: str, name: str) -> str:
 
 
 def _rendered(figure: Figure, format: str) -> bytes:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar sign in a token or a name is a dollar sign
     buffer = io.BytesIO()
     # Without a date, the same numbers give the same file.
     metadata = {"Date": None} if format == "svg" else {}

@@ -20,7 +20,6 @@ from trm_lightning.studies.study_table import (
     ratio_cell,
     study_table,
     study_text,
-    study_title,
 )
 
 Values = dict[str, Any]
@@ -30,7 +29,7 @@ PANELS = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "sec
 
 def study_section(study: Values, styles: Styles) -> Section:
     """Return a study's section; ``styles`` are of its series."""
-    title = study_title(study)
+    table = study_table(study)
     pictures = []
     if study["points"] and study["kind"] == "frontier":
         caption = (
@@ -44,7 +43,7 @@ def study_section(study: Values, styles: Styles) -> Section:
             "Solid: the fitted curve of a series' loops. Dotted: that of distinct blocks."
         )
         pictures = [Picture("recurrence", caption, recurrence_figure(study, styles))]
-    return Section(title, study_text(study), pictures, [replace(study_table(study), title="")])
+    return Section(table.title, study_text(study), pictures, [replace(table, title="")])
 
 
 def study_numbers(study: Values) -> list[Number]:
