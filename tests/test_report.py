@@ -16,16 +16,9 @@ from omegaconf import OmegaConf
 
 from trm_lightning.analysis import analyze
 from trm_lightning.errors import UserError
+from trm_lightning.evaluation.rounding import number
 from trm_lightning.reports.command import report
-from trm_lightning.reports.document import (
-    Listing,
-    Number,
-    Picture,
-    Report,
-    Section,
-    Table,
-    number,
-)
+from trm_lightning.reports.document import Listing, Number, Picture, Report, Section, Table
 from trm_lightning.reports.page import render_html, render_markdown, write_report
 from trm_lightning.reports.plots import (
     add_line,

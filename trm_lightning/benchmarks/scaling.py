@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 from trm_lightning.benchmarks.subjects import random_tokens, shipped
 from trm_lightning.benchmarks.timing import Variant, measure, peak
 from trm_lightning.benchmarks.training import variant_of
-from trm_lightning.reports.plots import COLORS, FAINT, MARKERS
+from trm_lightning.reports.colors import FAINT, Style, model_style
 
 PANELS = {
     "window": "tokens of a window",
@@ -62,8 +62,8 @@ def scaling_figure(rows: list[dict[str, Any]]) -> Figure:
     for place, (panel, label) in enumerate(PANELS.items(), start=1):
         axes = figure.add_subplot(2, 2, place)
         inside = [row for row in rows if row["panel"] == panel]
-        for i, net in enumerate(("TRM", "AR")):
-            _draw(axes, i, net, [row for row in inside if row["net"] == net])
+        for net in ("TRM", "AR"):
+            _draw(axes, model_style(net), net, [row for row in inside if row["net"] == net])
         sizes = sorted({row["size"] for row in inside})
         axes.set(xscale="log", yscale="log", xlabel=label, ylabel="ms per training step")
         axes.set_xticks(sizes, [str(size) for size in sizes])
@@ -84,7 +84,7 @@ def _scale(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _draw(axes: Axes, i: int, net: str, rows: list[dict[str, Any]]) -> None:
+def _draw(axes: Axes, style: Style, net: str, rows: list[dict[str, Any]]) -> None:
     if not rows:
         return
     sizes = [row["size"] for row in rows]
@@ -94,9 +94,11 @@ def _draw(axes: Axes, i: int, net: str, rows: list[dict[str, Any]]) -> None:
     below = [a - b for a, b in zip(middle, low, strict=True)]
     above = [a - b for a, b in zip(high, middle, strict=True)]
     axes.errorbar(
-        sizes, middle, yerr=(below, above), marker=MARKERS[i], markersize=4, color=COLORS[i],
+        sizes, middle, yerr=(below, above), marker=style.marker, markersize=4, color=style.color,
         linewidth=1.4, label=net,
     )  # fmt: skip
     best = max(row["flops"] / row["seconds_median"] for row in rows)
     ideal = [1000 * row["flops"] / best for row in rows]
-    axes.plot(sizes, ideal, "--", color=COLORS[i], linewidth=0.9, label=f"{net}: as its arithmetic")
+    axes.plot(
+        sizes, ideal, "--", color=style.color, linewidth=0.9, label=f"{net}: as its arithmetic"
+    )

@@ -5,23 +5,17 @@ from typing import Any
 
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.evaluation.metrics import MEANINGS
+from trm_lightning.evaluation.rounding import fixed, number, percent
 from trm_lightning.reports.analysis_figures import (
     analysis_figures,
     measure_label,
     whole_refinements,
 )
-from trm_lightning.reports.document import (
-    Number,
-    Picture,
-    Report,
-    Section,
-    Table,
-    fixed,
-    number,
-    percent,
-)
+from trm_lightning.reports.document import Number, Picture, Report, Section, Table
 from trm_lightning.reports.folders import read_json
 from trm_lightning.reports.sections import repeat_section
+from trm_lightning.reports.titles import MODELS
+from trm_lightning.studies.cells import without_empty_columns
 
 KEYS = {
     "steps",
@@ -34,9 +28,9 @@ KEYS = {
     "environment",
 }
 CAPTIONS = {
-    "depth": "Score after each refinement of all tokens scored. Small dots: the answer read off "
-    "after fewer recursions than trained with. Rings: answers that the loss is made of; others "
-    "are on the way.",
+    "depth": "Score of all tokens after each refinement; the axis fits what follows the first. "
+    "Small dots: the answer read off after fewer recursions than trained with. Rings: answers that "
+    "the loss is made of.",
     "surprise": "How uncertain the prediction is, and how far a refinement moves it.",
     "changes": "Tokens whose most probable guess differs from the refinement before.",
     "drift": "1 means that a refinement leaves the direction of a state as it was.",
@@ -62,9 +56,11 @@ def analysis_report(folder: Path) -> Report:
         overrides.append(f"max_tokens={content['tokens']}")
     command = shell_command("analyze", *overrides)
     return Report(
-        title=f"What refinement does: {Path(content['run']).name}",
-        subtitle=f"{content['net']}, {content['parameters']:,} parameters, "
-        f"{content['optimizer_steps']:,} optimizer steps on {content['data']}",
+        title=f"What refinement does: {MODELS.get(content['net'], content['net'])} on "
+        f"{content['data']}",
+        subtitle=f"{content['parameters']:,} parameters, {content['optimizer_steps']:,} optimizer "
+        f"steps",
+        folder=content["run"],
         numbers=_numbers(content),
         sections=[
             *analysis_sections(folder, content),
@@ -94,7 +90,9 @@ def analysis_sections(folder: Path, content: dict[str, Any]) -> list[Section]:
     text = "" if "recursion" in content else _scope(content)
     sections.append(Section("Where it helps", text, groups, tables))
     if content["early_exit"]:
-        sections.append(Section("Where refinement can stop", _HALTING, tables=[_halting(content)]))
+        sections.append(
+            Section("Where refinement can stop", _EARLY_EXIT, tables=[_early_exit(content)])
+        )
     if content["ablations"]:
         sections.append(Section("Parts taken out", _ABLATIONS, tables=[_ablations(content)]))
     return sections
@@ -107,16 +105,16 @@ _ABLATIONS = (
 )
 
 
-_HALTING = (
+_EARLY_EXIT = (
     "A chunk is refined until its answer changes by less than a bound, relative to its size. "
     "Nothing of this looks at the tokens to predict."
 )
 
 
-def _halting(content: dict[str, Any]) -> Table:
+def _early_exit(content: dict[str, Any]) -> Table:
     measure = content["measure"]
     rows = [
-        [f"{row['exit_threshold']:g}", fixed(row["mean_depth"]), number(row[measure], 5)]
+        [f"{row['exit_threshold']:g}", fixed(row["mean_depth"]), number(row[measure], digits=5)]
         for row in content["early_exit"]
     ]
     header = ["Bound", "Refinements per token", measure_label(content).capitalize()]
@@ -129,9 +127,9 @@ def _numbers(content: dict[str, Any]) -> list[Number]:
     measure, label = content["measure"], measure_label(content).capitalize()
     rows = {row["refinement"]: row for row in whole_refinements(content)}
     trained = content.get("recursion", {}).get("scoring_depth", 0)
-    # A net that was trained to halt is measured at full depth here, so that depths compare.
-    halts = content.get("recursion", {}).get("exit_threshold") is not None
-    scored = "at full depth" if halts else "as scored"
+    # A model trained to stop early is measured at full depth here, so that depths compare.
+    stops = content.get("recursion", {}).get("exit_threshold") is not None
+    scored = "at full depth" if stops else "as scored"
     numbers = [Number(label, number(rows[trained][measure]), f"{scored}, {content['split']}")]
     if trained:
         numbers += [
@@ -166,7 +164,7 @@ def _steps(content: dict[str, Any]) -> Table:
         place = [f"{row['refinement']}{' *' if row['beyond_training'] else ''}"]
         if several:
             place.insert(0, str(row["supervision_step"]))
-        values = [number(row[measure], 5), fixed(row["entropy"]), fixed(row["kl"])]
+        values = [number(row[measure], digits=5), fixed(row["entropy"]), fixed(row["kl"])]
         shares = [percent(row[key]) for key in ("right", "changed", "better", "worse")]
         rows.append([*place, *values, *shares, fixed(row["y_cosine"]), fixed(row["z_cosine"])])
     note = (
@@ -176,7 +174,7 @@ def _steps(content: dict[str, Any]) -> Table:
         "not a score."
     )
     note = f"Step: supervision step. {note}" if several else note
-    return Table("", columns, rows, note)
+    return without_empty_columns(Table("", columns, rows, note))
 
 
 def _group_caption(content: dict[str, Any]) -> str:
@@ -203,10 +201,10 @@ def _ablations(content: dict[str, Any]) -> Table:
     trained = content["recursion"]["scoring_depth"]
     whole = next(r for r in whole_refinements(content) if r["refinement"] == trained)
     rows = [["nothing", "as trained, at full depth", _named(content["measure"]),
-             number(whole[content["measure"]], 5), "–"]]  # fmt: skip
+             number(whole[content["measure"]], digits=5), "–"]]  # fmt: skip
     rows += [
         [
-            row["name"], row["meaning"], _named(row["measure"]), number(row["value"], 5),
+            row["name"], row["meaning"], _named(row["measure"]), number(row["value"], digits=5),
             f"{row['nats_per_token'] - whole['nats_per_token']:+.4f}",
         ]
         for row in content["ablations"]

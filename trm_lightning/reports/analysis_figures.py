@@ -5,12 +5,18 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from trm_lightning.reports.plots import (
-    COLORS,
+from trm_lightning.reports.colors import (
     FAINT,
     INK,
+    QUANTITIES,
+    Style,
+    model_style,
+    ordered_styles,
+)
+from trm_lightning.reports.plots import (
     add_legend,
     add_line,
+    fit_to_later,
     new_axes,
     scale_perplexity,
     short_number,
@@ -18,6 +24,7 @@ from trm_lightning.reports.plots import (
 )
 
 Content = dict[str, Any]
+Rows = list[dict[str, Any]]
 CURVES = {
     "surprise": (
         "Entropy and change of the prediction",
@@ -39,12 +46,14 @@ CURVES = {
 
 
 def analysis_figures(content: Content) -> dict[str, Figure]:
-    """Return the figures by name: groups for any net, the rest for a recursive one."""
+    """Return the figures by name: groups for any model, the rest for a recursive one."""
     figures = {}
     if "recursion" in content:
         figures["depth"] = _depth(content)
         for name, (title, unit, series) in CURVES.items():
-            figures[name] = _curves(content, title, unit, series)
+            measured = {key: label for key, label in series.items() if has_values(content, key)}
+            if measured:
+                figures[name] = _curves(content, title, unit, measured)
         if content["early_exit"]:
             figures["early_exit"] = _early_exit(content)
     for name, groups in content["groups"].items():
@@ -53,12 +62,19 @@ def analysis_figures(content: Content) -> dict[str, Figure]:
     return figures
 
 
+def has_values(content: Content, key: str) -> bool:
+    """Say whether a quantity was measured; a model without recursions has no latent ``z``."""
+    if key.startswith("z_") and not content["recursion"]["n_recursions"]:
+        return False
+    return any(row.get(key) is not None for row in whole_refinements(content))
+
+
 def measure_label(content: Content) -> str:
     """Return what the y axis of a score says."""
     return "perplexity" if content["is_likelihood"] else "not a likelihood"
 
 
-def whole_refinements(content: Content) -> list[dict[str, Any]]:
+def whole_refinements(content: Content) -> Rows:
     """Return the rows of finished refinements, the start first."""
     last = content.get("recursion", {}).get("n_recursions", 0)
     return [row for row in content["steps"] if row["recursion"] == last]
@@ -73,47 +89,58 @@ def is_supervised(content: Content, row: dict[str, Any]) -> bool:
     return bool(in_step > recursion["n_refinements"] - recursion["supervised_depths"])
 
 
+def _style(content: Content) -> Style:
+    return model_style(content["net"])
+
+
 def _depth(content: Content) -> Figure:
     """Score against refinements; answers read off between them as small dots."""
     label, measure = measure_label(content), content["measure"]
     figure, axes = new_axes("Depth", "refinements", label)
-    whole = whole_refinements(content)
-    n = content["recursion"]["n_recursions"]
+    whole, n = whole_refinements(content), content["recursion"]["n_recursions"]
     between = [row for row in content["steps"] if row["recursion"] < n]
     axes.plot(
         [row["refinement"] - 1 + row["recursion"] / n for row in between],
         [row[measure] for row in between],
-        ".", markersize=4, color=COLORS[5], label="stopped after a recursion" if between else "_",
+        ".", markersize=4, color=FAINT, label="read off after a recursion" if between else "_",
     )  # fmt: skip
-    add_line(axes, 0, [row["refinement"] for row in whole], [row[measure] for row in whole], label)
+    add_line(
+        axes, _style(content), [row["refinement"] for row in whole],
+        [row[measure] for row in whole], "after a refinement",
+    )  # fmt: skip
     supervised = [row for row in whole if is_supervised(content, row)]
     axes.plot(
         [row["refinement"] for row in supervised], [row[measure] for row in supervised],
-        "o", markersize=8, color=COLORS[1], fillstyle="none", label="answers that are trained",
+        "o", markersize=8, color=INK, fillstyle="none", label="trained: the loss is made of it",
     )  # fmt: skip
-    shown = [row[measure] for row in content["steps"]]
+    later = [row[measure] for row in whole if row["refinement"] > 0]
+    _scale_depth(axes, [whole[0][measure]], later)
     floor = content["entropy_floor_perplexity"]
-    if floor is not None:
-        shown.append(floor)
+    if floor is not None and axes.get_ylim()[0] <= floor <= axes.get_ylim()[1]:
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
-    scale_perplexity(axes, shown)
     _mark_training(axes, content)
     add_legend(axes)
     return figure
 
 
+def _scale_depth(axes: Axes, first: list[float], later: list[float]) -> None:
+    """Show the differences between refinements; the start of a chunk may lie off the axis."""
+    scale_perplexity(axes, later)
+    fit_to_later(axes, first, later)
+
+
 def _early_exit(content: Content) -> Figure:
     """Score against mean depth: chunks that stop one by one, and all at the same depth."""
     label, measure = measure_label(content), content["measure"]
-    figure, axes = new_axes("Halting", "refinements per token", label)
+    figure, axes = new_axes("Early exit", "refinements per token", label)
     trained = content["recursion"]["scoring_depth"]
     fixed = [row for row in whole_refinements(content) if 1 <= row["refinement"] <= trained]
-    halting = sorted(content["early_exit"], key=lambda row: row["mean_depth"])
-    add_line(axes, 0, [row["mean_depth"] for row in halting], [row[measure] for row in halting],
-             "chunks that halt")  # fmt: skip
-    add_line(axes, 1, [row["refinement"] for row in fixed], [row[measure] for row in fixed],
-             "all to the same depth")  # fmt: skip
-    scale_perplexity(axes, [row[measure] for row in [*halting, *fixed]])
+    stopping = sorted(content["early_exit"], key=lambda row: row["mean_depth"])
+    add_line(axes, _style(content), [row["mean_depth"] for row in stopping],
+             [row[measure] for row in stopping], "chunks that stop early")  # fmt: skip
+    add_line(axes, Style(FAINT, "X", "--"), [row["refinement"] for row in fixed],
+             [row[measure] for row in fixed], "all to the same depth")  # fmt: skip
+    scale_perplexity(axes, [row[measure] for row in [*stopping, *fixed]])
     add_legend(axes)
     return figure
 
@@ -122,30 +149,32 @@ def _curves(content: Content, title: str, unit: str, series: dict[str, str]) -> 
     figure, axes = new_axes(title, "refinements", unit)
     rows = whole_refinements(content)
     factor = 100 if unit.startswith("%") else 1
-    for i, (key, label) in enumerate(series.items()):
+    for style, (key, label) in zip((_style(content), *QUANTITIES), series.items(), strict=False):
         values = [None if row[key] is None else factor * row[key] for row in rows]
-        add_line(axes, i, [row["refinement"] for row in rows], values, label)
+        add_line(axes, style, [row["refinement"] for row in rows], values, label)
     _mark_training(axes, content)
     add_legend(axes)
     return figure
 
 
-def _groups_by_depth(content: Content, name: str, groups: list[dict[str, Any]]) -> Figure:
+def _groups_by_depth(content: Content, name: str, groups: Rows) -> Figure:
     figure, axes = new_axes(f"By {name}", "refinements", measure_label(content))
-    for i, group in enumerate(groups):
-        values = group[content["measure"]]
-        add_line(axes, i, range(len(values)), values, group["name"])
-    scale_perplexity(axes, [value for group in groups for value in group[content["measure"]]])
+    lines = [group[content["measure"]] for group in groups]
+    styles = ordered_styles(_style(content).color, len(groups))
+    for style, group, values in zip(styles, groups, lines, strict=True):
+        add_line(axes, style, range(len(values)), values, group["name"])
+    first, later = [v[0] for v in lines if v], [x for v in lines for x in v[1:]]
+    _scale_depth(axes, first, later or first)
     _mark_training(axes, content)
     add_legend(axes)
     return figure
 
 
-def _groups(content: Content, name: str, groups: list[dict[str, Any]]) -> Figure:
+def _groups(content: Content, name: str, groups: Rows) -> Figure:
     figure, axes = new_axes(f"By {name}", measure_label(content), "")
     values = [group[content["measure"]][0] for group in groups]
     names = [f"{group['name']} ({short_number(group['tokens'])})" for group in groups]
-    axes.barh(names, values, color=COLORS[0], height=0.6)
+    axes.barh(names, values, color=_style(content).color, height=0.6)
     axes.bar_label(axes.containers[0], fmt="{:,.4g}", padding=3, color=INK)  # type: ignore[arg-type]
     axes.invert_yaxis()
     axes.grid(False)
@@ -156,7 +185,7 @@ def _groups(content: Content, name: str, groups: list[dict[str, Any]]) -> Figure
 
 
 def _mark_training(axes: Axes, content: Content) -> None:
-    """Shade what is deeper than the net was trained with; mark supervision steps."""
+    """Shade what is deeper than the model was trained with; mark supervision steps."""
     recursion, deepest = content["recursion"], content["steps"][-1]["refinement"]
     trained = recursion["scoring_depth"]
     for step in range(1, recursion["n_supervision"]):

@@ -1,27 +1,21 @@
 """The report of a comparison."""
 
-import re
 import shlex
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
+from trm_lightning.evaluation.rounding import number
+from trm_lightning.reports.colors import FAINT, INK, Style, family_of, series_styles
 from trm_lightning.reports.curves import AXES, History, side_by_side
-from trm_lightning.reports.document import (
-    Listing,
-    Number,
-    Picture,
-    Report,
-    Section,
-    Table,
-    number,
-)
+from trm_lightning.reports.document import Listing, Number, Picture, Report, Section, Table
 from trm_lightning.reports.folders import read_history, read_json
-from trm_lightning.reports.plots import COLORS, INK, new_axes
+from trm_lightning.reports.plots import new_axes
 from trm_lightning.reports.sections import environment_table, verdict_text
-from trm_lightning.reports.studies import study_numbers, study_section
-from trm_lightning.studies.table import render
+from trm_lightning.reports.studies import Styles, study_numbers, study_section
+from trm_lightning.studies.table import comparison_tables
+from trm_lightning.studies.verdict import verdict
 
 KEYS = {"name", "status", "entries", "notes", "baseline", "parity", "scale", "command",
         "environment"}  # fmt: skip
@@ -36,14 +30,17 @@ def comparison_report(folder: Path) -> Report:
         UserError: when its ``comparison.json`` cannot be read.
     """
     content = read_json(folder / "comparison.json", KEYS)
-    tables = markdown_tables(render(content))
-    study = content.get("study")  # comparisons of earlier versions lack it
+    tables = comparison_tables(content)
+    styles = series_styles({e["name"]: _family(folder, e) for e in content["entries"]})
+    study = content.get("study")
     sections = [
-        *([study_section(study, tables)] if study else []),
-        Section("Scores", _SCORES, _interval_pictures(content), tables[:1]),
-        Section("Learning curves", _CURVES, _curves(folder, content)),
-        Section("Cost and seeds", tables=tables[-2:]),
-        Section("To be known", points=_notes(content)),
+        *([study_section(study, _styles_of_series(folder, content))] if study else []),
+        Section(
+            "Scores", _SCORES, _interval_pictures(content, styles), _named(tables, "scores", "test")
+        ),
+        Section("Learning curves", _CURVES, _curves(folder, content, styles)),
+        Section("Cost and seeds", tables=_named(tables, "cost", "seeds")),
+        Section("Notes", points=_notes(content)),
         _audits(folder, content),
         Section(
             "To repeat it",
@@ -59,8 +56,31 @@ def comparison_report(folder: Path) -> Report:
         f"{n_seeds} seed{'' if n_seeds == 1 else 's'} each{parity}; baseline {content['baseline']}",
         numbers=(study_numbers(study) if study else _numbers(content))[:N_NUMBERS],
         sections=[s for s in sections if s.points or s.tables or s.pictures],
+        verdict=verdict(content),
         warning=_warning(content),
     )
+
+
+def _named(tables: dict[str, Table], *names: str) -> list[Table]:
+    return [tables[name] for name in names if name in tables]
+
+
+def _family(folder: Path, entry: Entry) -> str:
+    """Return the family of an entry's model: of its runs' class, else of its name."""
+    for run in entry["runs"]:
+        file = run_folder(folder, run) / "results.json"
+        if file.is_file():
+            return family_of(str(read_json(file, {"config"})["config"]["model"]["_target_"]))
+    return family_of(entry["name"])
+
+
+def _styles_of_series(folder: Path, content: dict[str, Any]) -> dict[str, Style]:
+    """Return the styles of a study's series, each of the family of its first entry."""
+    families: dict[str, str] = {}
+    for entry in content["entries"]:
+        if entry.get("series"):
+            families.setdefault(entry["series"], _family(folder, entry))
+    return series_styles(families)
 
 
 _SCORES = (
@@ -68,24 +88,6 @@ _SCORES = (
     "below 0 is better than the baseline."
 )
 _CURVES = "Thin: each seed. Thick: their mean, as far as all seeds have come."
-
-
-def markdown_tables(text: str) -> list[Table]:
-    """Return the tables of a comparison's Markdown, each with the heading above it."""
-    tables: list[Table] = []
-    for part in text.split("\n## ")[1:]:
-        title, *lines = part.splitlines()
-        rows = [
-            [
-                cell.strip().replace("\\|", "|")
-                for cell in re.split(r"(?<!\\) \| ", line.strip("| "))
-            ]
-            for line in lines
-            if line.startswith("|")
-        ]
-        if rows:
-            tables.append(Table(title, rows[0], rows[2:]))
-    return tables
 
 
 def _warning(content: dict[str, Any]) -> str:
@@ -124,38 +126,37 @@ def _numbers(content: dict[str, Any]) -> list[Number]:
             numbers.append(Number(entry["name"], "–", "no run has ended"))
             continue
         kind, value = score
-        half = "" if value["half_width"] is None else f" ± {number(value['half_width'], 2)}"
-        numbers.append(
-            Number(entry["name"], number(value["mean"]) + half, f"{_label(entry)}, {kind}")
-        )
+        shown = number(value["mean"], value["half_width"])
+        numbers.append(Number(entry["name"], shown, f"{_label(entry)}, {kind}"))
     return numbers
 
 
-def _interval_pictures(content: dict[str, Any]) -> list[Picture]:
+def _interval_pictures(content: dict[str, Any], styles: Styles) -> list[Picture]:
     """Draw perplexities of one text; other numbers have no place on their axis."""
     shown = [entry for entry in content["entries"] if entry["is_likelihood"] and _score(entry)]
     shown = [entry for entry in shown if _label(entry) == "perplexity"]
     if not shown:
         return []
     caption = "Mean over seeds with its 95 % interval; small dots are seeds."
-    return [Picture("intervals", caption, _intervals(shown))]
+    return [Picture("intervals", caption, _intervals(shown, styles))]
 
 
-def _intervals(entries: list[Entry]) -> Figure:
+def _intervals(entries: list[Entry], styles: Styles) -> Figure:
     figure, axes = new_axes("Perplexity", "best, else final", "")
     for i, entry in enumerate(entries):
         score = _score(entry)
         assert score is not None
         kind, value = score
+        style = styles[entry["name"]]
         seeds = [run[kind] for run in entry["runs"] if run.get(kind) is not None]
-        axes.plot(seeds, [i + 0.22] * len(seeds), ".", markersize=4, color=COLORS[5])
+        axes.plot(seeds, [i + 0.22] * len(seeds), ".", markersize=4, color=FAINT)
         axes.errorbar(
-            value["mean"], i, xerr=value["half_width"], fmt="o", markersize=5, capsize=3,
-            color=COLORS[0], linewidth=1.4,
+            value["mean"], i, xerr=value["half_width"], fmt=style.marker, markersize=5, capsize=3,
+            color=style.color, linewidth=1.4,
         )  # fmt: skip
         axes.annotate(
-            number(value["mean"]), (value["mean"], i), (0, 6), textcoords="offset points",
-            ha="center", color=INK, fontsize=8,
+            number(value["mean"], value["half_width"]), (value["mean"], i), (0, 6),
+            textcoords="offset points", ha="center", color=INK, fontsize=8,
         )  # fmt: skip
     axes.set_yticks(range(len(entries)), [entry["name"] for entry in entries], color=INK)
     axes.set_ylim(len(entries) - 0.5, -0.6)
@@ -164,7 +165,7 @@ def _intervals(entries: list[Entry]) -> Figure:
     return figure
 
 
-def _curves(folder: Path, content: dict[str, Any]) -> list[Picture]:
+def _curves(folder: Path, content: dict[str, Any], styles: Styles) -> list[Picture]:
     """Draw the scores that were followed, one pair of figures for each kind of number."""
     by_label: dict[str, dict[str, list[History]]] = {}
     metrics = {}
@@ -180,7 +181,7 @@ def _curves(folder: Path, content: dict[str, Any]) -> list[Picture]:
         Picture(
             f"learning_{x}_{label.replace(' ', '_')}",
             f"{label.capitalize()} on held-out text against {AXES[x]}.",
-            side_by_side(curves, metrics, x, label),
+            side_by_side(curves, metrics, styles, x, label),
         )
         for label, curves in by_label.items()
         for x in AXES
@@ -202,9 +203,11 @@ def _audits(folder: Path, content: dict[str, Any]) -> Section:
     """Tell what the leak audits of all runs found, as their results keep it."""
     rows = []
     for entry in content["entries"]:
+        seeds: dict[str, list[str]] = {}  # by what was found
         for run in entry["runs"]:
             file = run_folder(folder, run) / "results.json"
-            verdict = read_json(file, set()).get("audit") if file.is_file() else None
-            told = "not audited" if verdict is None else verdict_text(verdict)
-            rows.append([entry["name"], str(run["seed"]), told])
-    return Section("Leak audit", tables=[Table("", ["Entry", "Seed", "Verdict"], rows, n_text=3)])
+            found = read_json(file, set()).get("audit") if file.is_file() else None
+            told = "Not audited." if found is None else verdict_text(found)
+            seeds.setdefault(told, []).append(str(run["seed"]))
+        rows += [[entry["name"], ", ".join(of), told] for told, of in seeds.items()]
+    return Section("Leak audit", tables=[Table("", ["Entry", "Seeds", "Verdict"], rows, n_text=3)])

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from trm_lightning.reports.colors import FAINT, INK, Style
 from trm_lightning.reports.plots import (
-    COLORS,
-    INK,
     add_legend,
     add_line,
     new_axes,
@@ -20,7 +19,9 @@ TRAINING = "train/ppl"
 AXES = {"tokens": "tokens", "seconds": "seconds of training"}
 
 
-def run_curve(history: History, metric: str, x: str, label: str, floor: float | None) -> Figure:
+def run_curve(
+    history: History, metric: str, x: str, label: str, style: Style, floor: float | None = None
+) -> Figure:
     """Draw a run's training loss and one of its scores.
 
     Args:
@@ -28,6 +29,7 @@ def run_curve(history: History, metric: str, x: str, label: str, floor: float | 
         metric: a validated score, such as ``val/ppl``.
         x: key of AXES.
         label: of the y axis.
+        style: of the model.
         floor: exp(entropy) of the text, where it is known.
     """
     figure, axes = new_axes(f"Against {x}", AXES[x], label)
@@ -36,12 +38,12 @@ def run_curve(history: History, metric: str, x: str, label: str, floor: float | 
     if training:
         axes.plot(
             [a for a, _ in training], [b for _, b in training],
-            linewidth=0.9, alpha=0.55, color=COLORS[6], label="training",
+            linewidth=0.9, alpha=0.8, color=FAINT, label="training",
         )  # fmt: skip
         shown += [b for _, b in training[len(training) // 20 :]]  # not the fall of the first steps
     scored = [(line[x], line[metric]) for line in history if metric in line]
     if scored:
-        add_line(axes, 0, [a for a, _ in scored], [b for _, b in scored], "validation")
+        add_line(axes, style, [a for a, _ in scored], [b for _, b in scored], "validation")
         shown += [b for _, b in scored]
     if floor is not None:
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
@@ -55,23 +57,28 @@ def run_curve(history: History, metric: str, x: str, label: str, floor: float | 
 
 
 def side_by_side(
-    curves: Mapping[str, Sequence[History]], metrics: Mapping[str, str], x: str, label: str
+    curves: Mapping[str, Sequence[History]],
+    metrics: Mapping[str, str],
+    styles: Mapping[str, Style],
+    x: str,
+    label: str,
 ) -> Figure:
     """Draw a score of several entries: each seed thinly, their mean where all have a point.
 
     Args:
         curves: the logs of each entry's seeds.
         metrics: the score of each entry.
+        styles: of each entry.
         x: key of AXES.
         label: of the y axis.
     """
     figure, axes = new_axes(f"Against {x}", AXES[x], label)
     shown = []
-    for i, (name, seeds) in enumerate(curves.items()):
-        metric, color = metrics[name], COLORS[i % len(COLORS)]
+    for name, seeds in curves.items():
+        metric, style = metrics[name], styles[name]
         points = [[(line[x], line[metric]) for line in seed if metric in line] for seed in seeds]
         for seed in points:
-            axes.plot(*zip(*seed, strict=True), linewidth=0.7, alpha=0.4, color=color)
+            axes.plot(*zip(*seed, strict=True), linewidth=0.7, alpha=0.4, color=style.color)
         n = min((len(seed) for seed in points), default=0)
         if n == 0:
             continue
@@ -79,7 +86,7 @@ def side_by_side(
             [sum(seed[k][axis] for seed in points) / len(points) for k in range(n)]
             for axis in (0, 1)
         ]
-        add_line(axes, i, means[0], means[1], name)
+        add_line(axes, style, means[0], means[1], name)
         shown += [value for seed in points for _, value in seed]
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
     if shown:

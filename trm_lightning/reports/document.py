@@ -1,10 +1,13 @@
 """What a report consists of, before it becomes HTML or Markdown."""
 
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
+
+from trm_lightning.studies.cells import Table
 
 
 @dataclass(frozen=True)
@@ -17,27 +20,10 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Table:
-    """A table of text cells; all columns but the first ``n_text`` are numbers.
-
-    Attributes:
-        title: above it; may be empty.
-        header: one cell per column.
-        rows: cells.
-        note: below it; may be empty.
-        n_text: columns of words, from the left.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    note: str = ""
-    n_text: int = 1
-
-
-@dataclass(frozen=True)
 class Picture:
     """A figure, or the stem of a .png and a .svg file that were drawn before.
+
+    Files may be a stranger's: a page shows them as images, which cannot run or load anything.
 
     Attributes:
         name: of its files.
@@ -51,6 +37,11 @@ class Picture:
     source: Figure | Path
     wide: bool = False
 
+    @property
+    def stem(self) -> str:
+        """The name as part of a file's name and of an HTML id, whatever it was made from."""
+        return re.sub(r"\W+", "_", self.name, flags=re.ASCII)
+
 
 @dataclass(frozen=True)
 class Listing:
@@ -60,11 +51,13 @@ class Listing:
         title: above it.
         text: the lines.
         folded: shown on demand only.
+        prose: text to read, not code.
     """
 
     title: str
     text: str
     folded: bool = False
+    prose: bool = False
 
 
 @dataclass(frozen=True)
@@ -88,31 +81,15 @@ class Report:
         subtitle: what it is about, in a line.
         numbers: shown first.
         sections: in order.
+        verdict: what the numbers say, in sentences.
         warning: what a reader must know before any number; empty for nothing.
+        folder: where what it is about lies; may be empty.
     """
 
     title: str
     subtitle: str
     numbers: Sequence[Number]
-    sections: Sequence[Section] = field(default_factory=list)
+    sections: Sequence[Section] = ()
+    verdict: Sequence[str] = ()
     warning: str = ""
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """Return a number to ``digits`` significant digits, with thousands set off; – for None."""
-    if value is None:
-        return "–"
-    if value and abs(value) >= 10 ** (digits - 1):
-        return f"{value:,.0f}"
-    text = f"{value:.{digits}g}"
-    return f"{value:.1e}" if "e" in text else text
-
-
-def fixed(value: float | None, decimals: int = 3) -> str:
-    """Return a number with so many decimals; – for None."""
-    return "–" if value is None else f"{value:,.{decimals}f}"
-
-
-def percent(share: float | None) -> str:
-    """Return a share in percent; – for None."""
-    return "–" if share is None else f"{100 * share:.1f} %"
+    folder: str = ""

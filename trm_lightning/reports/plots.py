@@ -1,7 +1,6 @@
 """The look of all figures, and how they become files and parts of a page.
 
-Drawn without pyplot, which keeps state between figures. Colours are Okabe and Ito's, which
-colour-blind readers can tell apart; series differ in marker as well.
+Drawn without pyplot, which keeps state between figures. Colours and markers: ``colors``.
 """
 
 import io
@@ -13,14 +12,12 @@ from pathlib import Path
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from trm_lightning.files import write_atomically
+from trm_lightning.reports.colors import FAINT, INK, Style
 
-INK = "#1d2026"  # becomes the page's own text colour in a page
-FAINT = "#8b919b"
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8b919b")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 SIZE = (4.4, 2.9)  # inches: about a phone's width, so that text keeps its size on one
 PNG_DPI = 200
 
@@ -49,14 +46,14 @@ def new_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def add_line(
-    axes: Axes, i: int, x: Sequence[float], y: Sequence[float | None], label: str = ""
+    axes: Axes, style: Style, x: Sequence[float], y: Sequence[float | None], label: str = ""
 ) -> None:
-    """Draw series number ``i``; values that are None are left out."""
+    """Draw a series; values that are None are left out."""
     points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
-    marker = MARKERS[i % len(MARKERS)] if len(points) <= 40 else ""
+    marker = style.marker if len(points) <= 40 else ""
     axes.plot(
-        [a for a, _ in points], [b for _, b in points], marker=marker, markersize=3.5,
-        linewidth=1.4, color=COLORS[i % len(COLORS)], label=label or "_",
+        [a for a, _ in points], [b for _, b in points], style.line, marker=marker, markersize=3.5,
+        linewidth=1.4, color=style.color, label=label or "_",
     )  # fmt: skip
 
 
@@ -82,6 +79,31 @@ def scale_perplexity(axes: Axes, values: Sequence[float]) -> None:
     else:
         axes.yaxis.set_major_locator(MaxNLocator(6))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.6g}"))
+
+
+def fit_to_later(axes: Axes, first: Sequence[float], later: Sequence[float]) -> None:
+    """Fit the y axis to the later values alone, where the first ones would squeeze them.
+
+    What lies outside is told above the axes.
+    """
+    if not first or not later:
+        return
+    change = axes.yaxis.get_transform()  # the identity or a logarithm
+    low, high = change.transform((min(later), max(later)))
+    span = max(high - low, 0.02 * abs(high), 1e-9)
+    places = change.transform(first)
+    outside = [
+        v for v, at in zip(first, places, strict=True) if not low - span <= at <= high + span
+    ]
+    if not outside:
+        return
+    bottom, top = change.inverted().transform((low - 0.12 * span, high + 0.12 * span))
+    axes.set_ylim(bottom, top)
+    shown = " to ".join(f"{value:,.4g}" for value in sorted({min(outside), max(outside)}))
+    axes.annotate(
+        f"off the axis at the start: {shown}", (1, 1.01), xycoords="axes fraction",
+        ha="right", va="bottom", color=FAINT, fontsize=7,
+    )  # fmt: skip
 
 
 def whole_numbers(axes: Axes) -> None:
@@ -125,6 +147,8 @@ def as_element(svg: str, name: str) -> str:
 
 
 def _rendered(figure: Figure, format: str) -> bytes:
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)  # a dollar sign in a token or a name is a dollar sign
     buffer = io.BytesIO()
     # Without a date, the same numbers give the same file.
     metadata = {"Date": None} if format == "svg" else {}

@@ -1,4 +1,4 @@
-"""Pictures of what a model does; drawn without pyplot, which keeps state between figures."""
+"""The picture of how a model refines its guesses; drawn without pyplot, which keeps state."""
 
 from collections.abc import Sequence
 
@@ -13,6 +13,8 @@ from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.models import LanguageModel
 
 MAX_ROWS = 12
+FONT_SIZE = 10
+DPI = 150  # of the picture in TensorBoard
 VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
 
@@ -44,13 +46,17 @@ def refinement_figure(
     probs, guesses = (x.cpu().numpy() for x in scores.max(dim=-1))
     actual = tokens[first:].tolist()
 
-    width, height = 2 + 0.95 * len(actual), 1.3 + 0.32 * n_rows
-    figure = Figure(figsize=(width, height))
+    width, height = 1.7 + 0.95 * len(actual), 1.15 + 0.36 * n_rows
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     # Fixed margins, in inches: a layout engine would double the time that a picture takes.
-    axes = figure.add_subplot()
-    figure.subplots_adjust(0.65 / width, 0.6 / height, 1, 1 - 0.35 / height)
+    axes = figure.add_axes(
+        (0.6 / width, 0.65 / height, 1 - 1.5 / width, 1 - 1.1 / height), label="guesses"
+    )
     shading = axes.imshow(probs, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    figure.colorbar(shading, ax=axes, pad=0.02, label="probability of the top guess")
+    bar = figure.add_axes((1 - 0.8 / width, 0.65 / height, 0.14 / width, 1 - 1.1 / height))
+    figure.colorbar(shading, cax=bar, ticks=[0, 0.5, 1])
+    bar.set_title("probability", fontsize=FONT_SIZE, loc="center", pad=6)
+    bar.tick_params(labelsize=FONT_SIZE, length=2)
     for (row, column), guess in np.ndenumerate(guesses):
         _write_guess(
             axes, row, column, visible(tokenizer.token(int(guess))), float(probs[row, column])
@@ -61,7 +67,7 @@ def refinement_figure(
         axes.axvline(edge - 0.5, color="black", linewidth=0.8)
     _label(axes, depths, [visible(tokenizer.token(token)) for token in actual])
     given = "" if model.is_likelihood else ": chunks start from the answer"
-    axes.set_title("Top guesses, right ones framed" + given, fontsize=10)
+    axes.set_title("Top guesses, right ones framed" + given, fontsize=11, loc="left")
     return figure
 
 
@@ -74,7 +80,14 @@ def visible(token: str, width: int = 10) -> str:
 def _write_guess(axes: Axes, row: int, column: int, guess: str, prob: float) -> None:
     color = "white" if prob > 0.5 else "black"
     axes.text(
-        column, row, guess, ha="center", va="center", color=color, fontsize=8, parse_math=False
+        column,
+        row,
+        guess,
+        ha="center",
+        va="center",
+        color=color,
+        fontsize=FONT_SIZE,
+        parse_math=False,
     )
 
 
@@ -84,8 +97,8 @@ def _frame(axes: Axes, row: int, column: int) -> None:
 
 
 def _label(axes: Axes, depths: Sequence[int], actual: Sequence[str]) -> None:
-    axes.set_ylabel("refinements")
+    axes.set_ylabel("refinements", fontsize=FONT_SIZE)
     axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
-    axes.set_xlabel("actual text")
+    axes.set_xlabel("actual text", fontsize=FONT_SIZE)
     axes.set_xticks(range(len(actual)), actual, parse_math=False)
-    axes.tick_params(length=0, labelsize=8)
+    axes.tick_params(length=0, labelsize=FONT_SIZE)

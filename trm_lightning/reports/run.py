@@ -9,26 +9,22 @@ import torch
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
+from trm_lightning.evaluation.rounding import fixed, number, percent
 from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, KEYS, analysis_sections
+from trm_lightning.reports.colors import model_style
 from trm_lightning.reports.curves import AXES, run_curve
-from trm_lightning.reports.document import (
-    Number,
-    Picture,
-    Report,
-    Section,
-    Table,
-    fixed,
-    number,
-    percent,
-)
+from trm_lightning.reports.document import Number, Picture, Report, Section, Table
 from trm_lightning.reports.folders import read_history, read_json
 from trm_lightning.reports.refinement_figure import refinement_figure
+from trm_lightning.reports.sample_text import sample_section
 from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
+from trm_lightning.reports.titles import run_title
 from trm_lightning.runs.load import load_run
 
 RESULT_KEYS = {"final", "best", "test", "config", "environment", "data", "parameters", "seconds",
                "vocab_size"}  # fmt: skip
 N_HEAT_MAP_TOKENS = 8
+SPLITS = {"val": "Validation", "test": "Test", "train": "Training"}
 
 
 def run_report(folder: Path) -> Report:
@@ -39,7 +35,7 @@ def run_report(folder: Path) -> Report:
     """
     results = read_json(folder / "results.json", RESULT_KEYS)
     command = training_command(folder, results["environment"])
-    sections = [_scores(results), _curves(folder, results)]
+    sections = [_scores(results), _curves(folder, results), *sample_section(folder)]
     if (folder / "analysis" / "analysis.json").is_file():
         content = read_json(folder / "analysis" / "analysis.json", KEYS)
         sections += analysis_sections(folder / "analysis", content)
@@ -50,10 +46,10 @@ def run_report(folder: Path) -> Report:
         repeat_section(command, results["environment"], results["config"]),
     ]
     return Report(
-        title=folder.resolve().name,
-        subtitle=f"{_net_name(results)} on {results['data']}, {results['parameters']:,} "
-        f"parameters, {results['optimizer_steps']:,} optimizer steps, "
-        f"{results['tokens_seen']:,} tokens, {results['seconds']:,.0f} s of training",
+        title=run_title(results["config"]),
+        subtitle=f"{results['parameters']:,} parameters, {results['optimizer_steps']:,} optimizer "
+        f"steps, {results['tokens_seen']:,} tokens, {results['seconds']:,.0f} s of training",
+        folder=str(folder),
         numbers=_numbers(results),
         sections=sections,
         warning=warning(results),
@@ -68,18 +64,15 @@ def warning(results: dict[str, Any]) -> str:
     return "" if first["is_likelihood"] else str(first["meaning"])
 
 
-def _net_name(results: dict[str, Any]) -> str:
-    return str(results["config"]["model"]["_target_"]).rpartition(".")[2]
-
-
 def score_label(name: str, score: dict[str, Any]) -> str:
     """Return what a score such as ``val/ppl`` is called in a report."""
     split, _, kind = name.partition("/")
+    of = SPLITS.get(split, split)
     if kind == "ppl":
-        return f"{split}, perplexity"
+        return f"{of} perplexity"
     if score["is_likelihood"]:
-        return f"{split}, perplexity without the answer"
-    return f"{split}, not a likelihood"
+        return f"{of} perplexity without the answer"
+    return f"{of}, not a likelihood"
 
 
 def _numbers(results: dict[str, Any]) -> list[Number]:
@@ -109,12 +102,12 @@ def _scores(results: dict[str, Any]) -> Section:
     for part, weights in (("final", "last"), ("test", "best")):
         for name, score in results[part].items():
             rows.append([
-                score_label(name, score), weights, number(score["perplexity"], 5),
+                score_label(name, score), weights, number(score["perplexity"], digits=5),
                 fixed(score["nats_per_token"], 4), fixed(score["bits_per_character"]),
                 f"{score['tokens']:,}", f"{score['words']:,}", f"{score['characters']:,}",
                 percent(score["unknown_share"]),
             ])  # fmt: skip
-    header = ["Split and number", "Weights", "Value", "Nats per token", "Bits per character",
+    header = ["Score", "Weights", "Value", "Nats per token", "Bits per character",
               "Tokens", "Words", "Characters", "Unknown"]  # fmt: skip
     note = (
         f"Every token scored once, in windows of {results['eval_window']} tokens with stride "
@@ -132,13 +125,16 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
         return Section("Learning curves", "The run folder has no metrics.jsonl to draw them from.")
     label = "perplexity" if score["is_likelihood"] else "not a likelihood"
     floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None
+    style = model_style(str(results["config"]["model"]["_target_"]))
     caption = f"{label.capitalize()} against {{}}; training is measured with dropout, on the text "
     caption += "it is trained on, in the first supervision step."
     return Section(
         "Learning curves",
         pictures=[
             Picture(
-                f"learning_{x}", caption.format(AXES[x]), run_curve(history, name, x, label, floor)
+                f"learning_{x}",
+                caption.format(AXES[x]),
+                run_curve(history, name, x, label, style, floor),
             )
             for x in AXES
         ],

@@ -81,7 +81,7 @@ def environment_table(environment: dict[str, Any]) -> Table:
         ["Code", environment["git_commit"] or "not from a git checkout"],
         ["Python", environment["python"]],
         ["Packages", packages],
-        ["Processor", f"{environment['cpu']}, {environment['threads']} threads"],
+        ["Processor", f"{environment['cpu']}, threads: {environment['threads']}"],
         ["GPU", environment["gpu"] or "none"],
         ["System", environment["platform"]],
     ]

@@ -1,6 +1,7 @@
 """A study's part of a comparison's report: its first numbers, its picture and its table."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -8,48 +9,41 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from trm_lightning.reports.document import Number, Picture, Section, Table
-from trm_lightning.reports.plots import (
-    COLORS,
-    FAINT,
-    INK,
-    MARKERS,
-    add_legend,
-    new_axes,
-    short_number,
-)
+from trm_lightning.reports.colors import FAINT, INK, Style
+from trm_lightning.reports.document import Number, Picture, Section
+from trm_lightning.reports.plots import add_legend, new_axes, short_number
 from trm_lightning.studies.frontier import Envelope
 from trm_lightning.studies.power_law import Curve
 from trm_lightning.studies.study_table import (
     exponent_cell,
     interval_cell,
     ratio_cell,
+    study_table,
     study_text,
-    study_title,
 )
 
 Values = dict[str, Any]
+Styles = Mapping[str, Style]
 PANELS = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "seconds of training"}
 
 
-def study_section(study: Values, tables: Sequence[Table]) -> Section:
-    """Return a study's section; ``tables`` are those of the comparison's Markdown."""
-    title = study_title(study)
+def study_section(study: Values, styles: Styles) -> Section:
+    """Return a study's section; ``styles`` are of its series."""
+    table = study_table(study)
     pictures = []
     if study["points"] and study["kind"] == "frontier":
         caption = (
             "Best perplexity over what it costs, both logarithmic: means over seeds with 95 % "
             "intervals. Each line is a series' envelope, the best at or below each cost."
         )
-        pictures = [Picture("frontier", caption, frontier_figure(study), wide=True)]
+        pictures = [Picture("frontier", caption, frontier_figure(study, styles), wide=True)]
     elif study["points"]:
         caption = (
             "Nats per token over passes through a block: means over seeds with 95 % intervals. "
             "Solid: the fitted curve of a series' loops. Dotted: that of distinct blocks."
         )
-        pictures = [Picture("recurrence", caption, recurrence_figure(study))]
-    own = [Table("", t.header, t.rows) for t in tables if t.title == title]
-    return Section(title, study_text(study), pictures, own)
+        pictures = [Picture("recurrence", caption, recurrence_figure(study, styles))]
+    return Section(table.title, study_text(study), pictures, [replace(table, title="")])
 
 
 def study_numbers(study: Values) -> list[Number]:
@@ -72,7 +66,7 @@ def study_numbers(study: Values) -> list[Number]:
     ]
 
 
-def frontier_figure(study: Values) -> Figure:
+def frontier_figure(study: Values, styles: Styles) -> Figure:
     """Draw perplexity over parameters, training FLOPs and seconds, side by side."""
     figure = Figure(figsize=(10.5, 3.4), layout="constrained")
     shown = study["points"]
@@ -86,23 +80,24 @@ def frontier_figure(study: Values) -> Figure:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set(color=INK, linewidth=0.6)
         axes.grid(axis="y", color=FAINT, alpha=0.25, linewidth=0.6)
-        for i, (name, points) in enumerate(_by_series(shown).items()):
-            _draw_envelope(axes, i, [(p[cost], p["perplexity"]) for p in points], name)
+        for name, points in _by_series(shown).items():
+            _draw_envelope(axes, styles[name], [(p[cost], p["perplexity"]) for p in points], name)
         _log_axes(axes, [(point[cost], point["perplexity"]) for point in shown])
     add_legend(figure.axes[0])
     return figure
 
 
-def _draw_envelope(axes: Axes, i: int, points: list[tuple[Values, Values]], name: str) -> None:
+def _draw_envelope(
+    axes: Axes, style: Style, points: list[tuple[Values, Values]], name: str
+) -> None:
     """Draw one series' means with intervals in both directions, and its envelope."""
-    color = COLORS[i % len(COLORS)]
     envelope = Envelope.of([(cost["mean"], score["mean"]) for cost, score in points])
-    axes.plot(envelope.costs, envelope.perplexities, color=color, linewidth=1.4)
+    axes.plot(envelope.costs, envelope.perplexities, style.line, color=style.color, linewidth=1.4)
     axes.errorbar(
         [cost["mean"] for cost, _ in points], [score["mean"] for _, score in points],
         xerr=[cost["half_width"] or 0 for cost, _ in points],
         yerr=[score["half_width"] or 0 for _, score in points],
-        fmt=MARKERS[i % len(MARKERS)], markersize=4, capsize=2, linewidth=1, color=color,
+        fmt=style.marker, markersize=4, capsize=2, linewidth=1, color=style.color,
         label=name,
     )  # fmt: skip
 
@@ -125,22 +120,21 @@ def _short_power(value: float, _: int = 0) -> str:
     return f"{value:.0e}" if value >= 1e12 else short_number(value)
 
 
-def recurrence_figure(study: Values) -> Figure:
+def recurrence_figure(study: Values, styles: Styles) -> Figure:
     """Draw nats per token over blocks times loops, with the curve fitted to each series."""
     figure, axes = new_axes("What loops are worth", "blocks × loops", "nats per token, best")
     series = _by_series(study["points"])
-    for i, (name, points) in enumerate(series.items()):
+    for name, points in series.items():
         axes.errorbar(
             [p["blocks"] * p["loops"] for p in points], [p["nats"]["mean"] for p in points],
-            yerr=[p["nats"]["half_width"] or 0 for p in points], fmt=MARKERS[i % len(MARKERS)],
-            markersize=4, capsize=2, linewidth=1, color=COLORS[i % len(COLORS)],
+            yerr=[p["nats"]["half_width"] or 0 for p in points], fmt=styles[name].marker,
+            markersize=4, capsize=2, linewidth=1, color=styles[name].color,
             label=name + _phi_text(study, name),
         )  # fmt: skip
-    places = {name: i for i, name in enumerate(series)}
     for found in study["exponents"]:
         if found["phi"] is not None:
             base = series[study["baseline_series"]]
-            color = COLORS[places[found["series"]] % len(COLORS)]
+            color = styles[found["series"]].color
             _draw_fit(axes, found, series[found["series"]], color, "-")
             _draw_fit(axes, found, base, color, ":")
     axes.set_xscale("log", base=2)

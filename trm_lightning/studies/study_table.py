@@ -1,24 +1,23 @@
-"""A study's part of a comparison's Markdown."""
+"""A study's part of a comparison: its text and its table."""
 
 from collections.abc import Callable
 from typing import Any
 
-from trm_lightning.studies.cells import NONE, markdown_table, mean_cell, plain_cell
+from trm_lightning.evaluation.rounding import NONE, fixed
+from trm_lightning.studies.cells import Table, markdown_table, mean_cell
 
 Values = dict[str, Any]
 
 
-def study_parts(study: Values | None) -> list[str]:
-    """Return heading, explanation and table of a study; nothing without one."""
-    if study is None:
-        return []
-    table = TABLES[study["kind"]]
-    return [f"## {study_title(study)}", study_text(study), table(study)]
+def study_parts(study: Values) -> list[str]:
+    """Return heading, explanation and table of a study as Markdown."""
+    table = study_table(study)
+    return [f"## {table.title}", study_text(study), markdown_table(table)]
 
 
-def study_title(study: Values) -> str:
-    """Return the heading of a study's table."""
-    return {"frontier": "Parameter efficiency", "recurrence": "Recurrence exponent"}[study["kind"]]
+def study_table(study: Values) -> Table:
+    """Return the table of a study, titled."""
+    return TABLES[study["kind"]](study)
 
 
 def study_text(study: Values) -> str:
@@ -61,12 +60,12 @@ def interval_cell(values: Values) -> str:
     return f" ({exponent_cell(values['low'])} to {exponent_cell(values['high'])})"
 
 
-def _frontier_table(study: Values) -> str:
+def _frontier_table(study: Values) -> Table:
     base = study["baseline_series"]
     head = [
-        "entry", "series", "parameters", "training FLOPs", "seconds", "perplexity",
-        f"parameters of its equal {base}, as a multiple", f"FLOPs over its equal {base}'s",
-        f"seconds over its equal {base}'s",
+        "Entry", "Series", "Parameters", "Training FLOPs", "Seconds", "Perplexity",
+        f"Parameters of its equal {base}, as a multiple", f"FLOPs over its equal {base}'s",
+        f"Seconds over its equal {base}'s",
     ]  # fmt: skip
     rows = []
     for point in study["points"]:
@@ -77,32 +76,32 @@ def _frontier_table(study: Values) -> str:
                 point["series"],
                 f"{point['parameters']['mean']:,.0f}",
                 f"{point['flops']['mean']:.3g}",
-                mean_cell(point["seconds"], digits=1),
+                mean_cell(point["seconds"]),
                 mean_cell(point["perplexity"]),
                 *(ratio_cell(ratios.get(cost)) for cost in ("parameters", "flops", "seconds")),
             ]
         )
-    return markdown_table(head, rows)
+    return Table("Parameter efficiency", head, rows)
 
 
-def _recurrence_table(study: Values) -> str:
-    head = ["series", "φ", "95 % interval", "α", "E (nats)", "residual (nats)", "runs"]
+def _recurrence_table(study: Values) -> Table:
+    head = ["Series", "φ", "95 % interval", "α", "E (nats)", "Residual (nats)", "Runs"]
     rows = [
         [
             found["series"],
             "not identified" if found["phi"] is None else exponent_cell(found["phi"]),
             interval_cell(found).strip(" ()") or NONE,
-            plain_cell(found["alpha"]),
-            plain_cell(found["floor"], digits=3),
-            plain_cell(found["residual"], digits=4),
+            fixed(found["alpha"], 2),
+            fixed(found["floor"], 3),
+            fixed(found["residual"], 4),
             f"{found['n_runs']}",
         ]
         for found in study["exponents"]
     ]
-    return markdown_table(head, rows)
+    return Table("Recurrence exponent", head, rows)
 
 
-TABLES: dict[str, Callable[[Values], str]] = {
+TABLES: dict[str, Callable[[Values], Table]] = {
     "frontier": _frontier_table,
     "recurrence": _recurrence_table,
 }

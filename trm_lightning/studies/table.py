@@ -1,49 +1,62 @@
-"""A comparison as Markdown that also reads well on a terminal."""
+"""The tables of a comparison: built once, shown on the terminal, in Markdown and in HTML."""
 
+from collections.abc import Sequence
 from typing import Any
 
+from trm_lightning.evaluation.rounding import NONE, number
 from trm_lightning.studies.cells import (
-    NONE,
+    Table,
     markdown_table,
     mean_cell,
     percent_cell,
-    plain_cell,
+    without_empty_columns,
 )
-from trm_lightning.studies.study_table import study_parts
+from trm_lightning.studies.study_table import study_parts, study_table
+from trm_lightning.studies.verdict import verdict
 
 NOT_A_LIKELIHOOD = "not a likelihood"
+Entry = dict[str, Any]
 
 
 def render(comparison: dict[str, Any]) -> str:
-    """Return title, notes and tables: scores, the study if any, cost, and seeds side by side."""
-    entries = comparison["entries"]
+    """Return a comparison as Markdown that also reads well on a terminal."""
+    entries, study = comparison["entries"], comparison.get("study")
     n_seeds = max((len(entry["runs"]) for entry in entries), default=0)
     intro = (
         f"{comparison['data'] or 'No run has ended yet'}; {n_seeds} seed(s) per entry; "
         f"baseline: {comparison['baseline']}. "
         "Means over seeds ± half of the 95 % t interval; differences are paired by seed."
     )
-    parts = [
-        f"# Comparison {comparison['name']}",
-        intro,
-        "## Perplexity on validation text",
-        _score_table(entries),
-        *_test_parts(entries),
-        *study_parts(comparison.get("study")),
-        "## Cost",
-        _cost_table(entries),
-        "## Seeds side by side (best / final)",
-        _seed_table(entries),
-        "## Notes",
-        "\n".join(f"- {note}" for note in _all_notes(comparison)),
-    ]
-    return "\n\n".join(parts) + "\n"
+    parts = [f"# Comparison {comparison['name']}", intro, _list(verdict(comparison))]
+    for name, table in comparison_tables(comparison).items():
+        own = [f"## {table.title}", markdown_table(table)]
+        parts += study_parts(study) if name == "study" and study else own
+    parts += ["## Notes", _list(_all_notes(comparison))]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _score_table(entries: list[dict[str, Any]]) -> str:
-    head = [
-        "entry", "best", "final", "best − baseline", "final − baseline", "perplexity better by",
-        "loss better by", "final over best", "bits per character", "published (best)",
+def comparison_tables(comparison: dict[str, Any]) -> dict[str, Table]:
+    """Return a comparison's tables by name, in the order to show them.
+
+    Returns:
+        ``scores``, ``test`` (where the data have a test split), ``study`` (where one was asked
+        for), ``cost`` and ``seeds``.
+    """
+    entries, study = comparison["entries"], comparison.get("study")
+    tables = {
+        "scores": _score_table(entries),
+        "test": _test_table(entries),
+        "study": study_table(study) if study else None,
+        "cost": _cost_table(entries),
+        "seeds": _seed_table(entries),
+    }
+    return {name: without_empty_columns(t) for name, t in tables.items() if t and t.rows}
+
+
+def _score_table(entries: Sequence[Entry]) -> Table:
+    header = [
+        "Entry", "Best", "Final", "Best − baseline", "Final − baseline", "Perplexity better by",
+        "Loss better by", "Final over best", "Bits per character", "Published (best)",
     ]  # fmt: skip
     rows = []
     for entry in entries:
@@ -60,43 +73,38 @@ def _score_table(entries: list[dict[str, Any]]) -> str:
                 *(percent_cell(figures.get(f"{kind}_{of}_improvement_percent") if own else None)
                   for of in ("perplexity", "loss")),
                 percent_cell(figures["degradation_percent"]),
-                _score(entry, figures["bits_per_character"], digits=3),
+                _score(entry, figures["bits_per_character"]),
                 _score(entry, entry["published"]),
             ]
         )  # fmt: skip
-    return markdown_table(head, rows)
+    return Table("Perplexity on validation text", header, rows)
 
 
-def _test_parts(entries: list[dict[str, Any]]) -> list[str]:
-    """Return heading and table of test scores; nothing where no data have a test split."""
+def _test_table(entries: Sequence[Entry]) -> Table:
+    header = ["Entry", "Test", "Test − baseline", "Perplexity better by", "Loss better by"]
     rows = []
     for entry in entries:
-        figures, own = entry["figures"], not entry["is_baseline"]
-        if figures.get("test") is not None:
-            differences = [
-                figures["test_difference"],
-                figures["test_perplexity_improvement_percent"],
+        figures = entry["figures"]
+        if figures.get("test") is None:
+            continue
+        own = {} if entry["is_baseline"] else figures
+        rows.append(
+            [
+                entry["name"],
+                _score(entry, figures["test"]),
+                mean_cell(own.get("test_difference"), signed=True),
+                percent_cell(own.get("test_perplexity_improvement_percent")),
+                percent_cell(own.get("test_loss_improvement_percent")),
             ]
-            difference, better = differences if own else (None, None)
-            rows.append(
-                [
-                    entry["name"],
-                    _score(entry, figures["test"]),
-                    mean_cell(difference, signed=True),
-                    percent_cell(better),
-                ]
-            )
-    if not rows:
-        return []
-    head = ["entry", "test", "test − baseline", "perplexity better by"]
-    return ["## Perplexity on test text, by the best weights on validation text",
-            markdown_table(head, rows)]  # fmt: skip
+        )
+    title = "Perplexity on test text, by the best weights on validation text"
+    return Table(title, header, rows)
 
 
-def _cost_table(entries: list[dict[str, Any]]) -> str:
-    head = [
-        "entry", "parameters", "training FLOPs per token", "tokens", "seconds", "tokens/s",
-        "time per token (baseline 1)", "tokens to baseline's best", "seconds to baseline's best",
+def _cost_table(entries: Sequence[Entry]) -> Table:
+    header = [
+        "Entry", "Parameters", "Training FLOPs per token", "Tokens", "Seconds", "Tokens/s",
+        "Time per token (baseline 1)", "Tokens to baseline's best", "Seconds to baseline's best",
     ]  # fmt: skip
     rows = []
     for entry in entries:
@@ -106,18 +114,22 @@ def _cost_table(entries: list[dict[str, Any]]) -> str:
                 entry["name"],
                 NONE if entry["parameters"] is None else f"{entry['parameters']:,}",
                 NONE if entry["flops_per_token"] is None else f"{entry['flops_per_token']:,.0f}",
-                mean_cell(figures["tokens"], digits=0),
-                mean_cell(figures["seconds"], digits=1),
-                mean_cell(figures["tokens_per_second"], digits=0),
+                mean_cell(figures["tokens"]),
+                mean_cell(figures["seconds"]),
+                mean_cell(figures["tokens_per_second"]),
                 mean_cell(figures["time_ratio"]),
-                _reached(entry, "tokens_to_baseline", 0),
-                _reached(entry, "seconds_to_baseline", 1),
+                _reached(entry, "tokens_to_baseline"),
+                _reached(entry, "seconds_to_baseline"),
             ]
         )
-    return markdown_table(head, rows)
+    note = (
+        "FLOPs are counted over the matrix products of forward and backward passes, per token of "
+        "the training windows; seconds are of training alone, validation not counted."
+    )
+    return Table("Cost", header, rows, note)
 
 
-def _seed_table(entries: list[dict[str, Any]]) -> str:
+def _seed_table(entries: Sequence[Entry]) -> Table:
     seeds = sorted({run["seed"] for entry in entries for run in entry["runs"]}, key=str)
     rows = []
     for entry in entries:
@@ -125,42 +137,46 @@ def _seed_table(entries: list[dict[str, Any]]) -> str:
         for run in entry["runs"]:
             cells[run["seed"]] = run["status"]
             if run["status"] == "completed":
-                values = f"{plain_cell(run['best'])} / {plain_cell(run['final'])}"
+                values = f"{number(run['best'])} / {number(run['final'])}"
                 cells[run["seed"]] = values + _qualifier(entry)
         rows.append([entry["name"], *(cells.get(seed, NONE) for seed in seeds)])
-    return markdown_table(["entry", *(f"seed {seed}" for seed in seeds)], rows)
+    header = ["Entry", *(f"Seed {seed}" for seed in seeds)]
+    return Table("Seeds side by side (best / final)", header, rows)
+
+
+def _list(points: Sequence[str]) -> str:
+    return "\n".join(f"- {point}" for point in points)
 
 
 def _all_notes(comparison: dict[str, Any]) -> list[str]:
-    own = [f"{e['name']}: {e['note']}." for e in comparison["entries"] if e["note"]]
+    tables = comparison_tables(comparison).values()
     return [
         *comparison["notes"],
-        *own,
-        "FLOPs are counted over the matrix products of forward and backward passes, per token of "
-        "the training windows; seconds are of training alone, validation not counted.",
+        *(f"{e['name']}: {e['note']}." for e in comparison["entries"] if e["note"]),
+        *(table.note for table in tables if table.note),
         f"`{' '.join(comparison['command'])}`",
     ]
 
 
-def _score(entry: dict[str, Any], value: Any, digits: int = 2) -> str:
+def _score(entry: Entry, value: Any) -> str:
     """A score, never without the words that say what it is if it is no perplexity of the text."""
-    text = mean_cell(value, digits) if isinstance(value, dict) else plain_cell(value, digits)
+    text = mean_cell(value) if isinstance(value, dict) else number(value)
     return text if text == NONE else text + _qualifier(entry)
 
 
-def _qualifier(entry: dict[str, Any]) -> str:
+def _qualifier(entry: Entry) -> str:
     if entry["is_likelihood"] is False:
         return f" ({NOT_A_LIKELIHOOD})"
     split = (entry["metric"] or "val/").partition("/")[0]
     return "" if split == "val" else f" (of {split})"
 
 
-def _reached(entry: dict[str, Any], name: str, digits: int) -> str:
+def _reached(entry: Entry, name: str) -> str:
     if entry["is_baseline"] or not entry["comparable"]:
         return NONE
     n_runs = sum(run["status"] == "completed" for run in entry["runs"])
     n_reached = entry["figures"]["reached_baseline"]
     if not n_reached:
         return "not reached"
-    text = mean_cell(entry["figures"][name], digits)
+    text = mean_cell(entry["figures"][name])
     return text if n_reached == n_runs else f"{text} ({n_reached} of {n_runs} seeds)"

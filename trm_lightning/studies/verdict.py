@@ -1,0 +1,64 @@
+"""What a comparison says, in a sentence per entry, computed from its numbers."""
+
+from typing import Any
+
+from trm_lightning.evaluation.rounding import number
+
+Entry = dict[str, Any]
+Figure = dict[str, Any]
+
+
+def verdict(comparison: dict[str, Any]) -> list[str]:
+    """Return a sentence for each entry but the baseline; none before a run has ended."""
+    base = comparison["baseline"]
+    return [
+        _sentence(entry, base)
+        for entry in comparison["entries"]
+        if not entry["is_baseline"] and entry["metric"] is not None
+    ]
+
+
+def _sentence(entry: Entry, base: str) -> str:
+    name = entry["name"]
+    if not entry["comparable"]:
+        why = (
+            "its number is not a likelihood"
+            if entry["is_likelihood"] is False
+            else f"its score {entry['metric']} is of another text"
+        )
+        return f"{name} is not compared with {base}: {why}."
+    scored = {"validation": _improvement(entry, "best") or _improvement(entry, "final"),
+              "test": _improvement(entry, "test")}  # fmt: skip
+    found = {split: figure for split, figure in scored.items() if figure is not None}
+    if not found:
+        return f"{name} cannot be compared with {base} yet: no seed has ended for both."
+    told = [
+        f"{_outcome(figure, base)} in perplexity on {split} text {_evidence(figure)}"
+        for split, figure in found.items()
+    ]
+    return f"{name} {'; it '.join(told)}."
+
+
+def _improvement(entry: Entry, kind: str) -> Figure | None:
+    figure: Figure | None = entry["figures"].get(f"{kind}_perplexity_improvement_percent")
+    return figure
+
+
+def _outcome(figure: Figure, base: str) -> str:
+    """Return what the number says of the entry: better, worse or neither."""
+    mean, half = figure["mean"], figure["half_width"]
+    if half is not None and abs(mean) <= half:
+        return f"cannot be told apart from {base}"
+    word = "better" if mean > 0 else "worse"
+    return f"is {word} than {base} by {number(abs(mean), half, digits=2)} %"
+
+
+def _evidence(figure: Figure) -> str:
+    """Return how sure that is, in brackets."""
+    mean, half, n = figure["mean"], figure["half_width"], figure["n"]
+    if half is None:
+        return "(one seed, no interval: this may be chance)"
+    if abs(mean) <= half:
+        change = number(mean, half, digits=2, signed=True)
+        return f"({change} %; the 95 % interval over {n} seeds includes zero)"
+    return f"(the 95 % interval over {n} seeds excludes zero)"
