@@ -60,11 +60,13 @@ def test_a_warm_start_is_never_shown_as_a_perplexity(tmp_path: Path) -> None:
     assert blind["figures"]["final_difference"]["mean"] == 390
     table = rendered([warm, blind, _])
     for line in table.splitlines():
-        for number in ("1.30", "1.40", "1.33"):
-            assert line.count(number) <= line.count("not a likelihood") * line.count(number)
+        for cell in line.split("|"):
+            if any(f" {number} " in f" {cell} " for number in ("1.3", "1.4", "1.33")):
+                assert "not a likelihood" in cell
     assert table.count("not a likelihood") >= 4
     assert "not a likelihood" not in next(x for x in table.splitlines() if x.startswith("| ar"))
-    assert "500.00" in next(x for x in table.splitlines() if x.startswith("| blind"))
+    blind = next(x for x in table.splitlines() if x.startswith("| blind"))
+    assert "500" in [cell.strip() for cell in blind.split("|")]
 
 
 def test_scores_of_another_text_get_no_difference(tmp_path: Path) -> None:
@@ -73,7 +75,7 @@ def test_scores_of_another_text_get_no_difference(tmp_path: Path) -> None:
     _, scrambled = make_summary(tmp_path, entries, [1])
     assert not scrambled["comparable"]
     assert scrambled["figures"]["final_difference"] is None
-    assert "55.00 (of val_scrambled)" in rendered([_, scrambled])
+    assert "55 (of val_scrambled)" in rendered([_, scrambled])
 
 
 def test_a_name_with_a_bar_stays_in_its_cell(tmp_path: Path) -> None:
@@ -118,7 +120,7 @@ def test_test_scores_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert figures["test_perplexity_improvement_percent"]["mean"] == pytest.approx(25)
     assert "## Perplexity on test text" in rendered(entries)
     rows = [[cell.strip() for cell in line.split("|")] for line in rendered(entries).splitlines()]
-    assert ["", "trm", "150.00", "-50.00", "+25.0 %", ""] in rows
+    assert ["", "trm", "150", "-50", "+25 %", ""] in rows
 
 
 def make_summary_of(root: Path, *tests: float | None) -> list[dict[str, Any]]:
