@@ -5,29 +5,31 @@ from typing import Any
 
 import pytest
 import torch
+from distributions import chi_square, rng
 from spread import spread
-from test_decoding import chi_square, rng
 from torch import Tensor
 
-from trm_lightning.models import Recursive
-from trm_lightning.models.kv_cache import GrowingWindow
-from trm_lightning.sampling import speculative as recursive_decoding
-from trm_lightning.sampling.command import count_blocks
-from trm_lightning.sampling.sample import Draw, sample, sample_batch
+from trm_lightning.models import TRM, Looped
+from trm_lightning.models.recursive import Recursive
+from trm_lightning.sampling import speculative
+from trm_lightning.sampling.command import count_layers
+from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.sample import sample, sample_batch
 from trm_lightning.sampling.speculative import verify
 
 V, L = 7, 12
 N_TEXTS = 1400
 
 
-def make_net(chunk_size: int, **changes: Any) -> Recursive:
+def make_net(chunk_size: int, n_recursions: int = 1, **changes: Any) -> Recursive:
     torch.manual_seed(3)
     arguments: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 2,
-        "n_heads": 2, "norm": "post", "attention": "recursive", "chunk_start": "query",
-        "n_refinements": 1, "n_recursions": 1,
+        "n_heads": 2, "norm": "post", "n_refinements": 1, "chunk_size": chunk_size,
     }  # fmt: skip
-    return spread(Recursive(**(arguments | {"chunk_size": chunk_size} | changes))).eval()
+    if n_recursions:
+        return spread(TRM(**(arguments | changes), n_recursions=n_recursions)).eval()
+    return spread(Looped(**(arguments | changes))).eval()
 
 
 def some_tokens(n_rows: int = 1) -> Tensor:
@@ -51,16 +53,16 @@ def test_a_window_read_in_parts_has_the_states_of_the_whole(
     net.n_refinements, net.n_supervision = net.scoring_depth, 1  # one forward is a score's depth
     expected = net(tokens)
     assert torch.equal(net.logits(expected.answer).float().log_softmax(dim=-1), scores)
-    window, inputs = GrowingWindow(net), net.shift_right(tokens)
+    window, inputs = net.open_window(), net.shift_right(tokens)
     bounds = [0, *cuts, L]
     for begin, end in itertools.pairwise(bounds):
         states = window.read(inputs[:, begin:end])
         torch.testing.assert_close(states, expected.answer[:, begin:end], rtol=0, atol=1e-12)
         if chunk_size > 1:
             chunk = (end - 1) // chunk_size
-            columns = expected.drafted // chunk_size == chunk
+            columns = expected.lookahead_columns // chunk_size == chunk
             torch.testing.assert_close(
-                window.look_ahead, expected.draft[:, columns], rtol=0, atol=1e-12
+                window.look_ahead, expected.lookahead[:, columns], rtol=0, atol=1e-12
             )
 
 
@@ -69,17 +71,17 @@ def test_a_window_read_in_parts_has_the_states_of_the_whole(
 def test_what_is_forgotten_leaves_no_trace(chunk_size: int) -> None:
     net, tokens = make_net(chunk_size).double(), some_tokens()
     inputs = net.shift_right(tokens)
-    window = GrowingWindow(net)
+    window = net.open_window()
     window.read(inputs[:, :7])
     # From another text: rows of the present chunk and of the next.
     window.read((inputs[:, 7:11] + 1) % V)
-    window.forget(7)
+    window.truncate(7)
     expected = net(tokens).answer[:, 7:]
     torch.testing.assert_close(window.read(inputs[:, 7:]), expected, rtol=0, atol=1e-12)
 
 
 def test_a_full_window_reads_no_more() -> None:
-    window = GrowingWindow(make_net(3))
+    window = make_net(3).open_window()
     window.read(some_tokens())
     with pytest.raises(ValueError, match="do not fit"):
         window.read(some_tokens()[:, :1])
@@ -91,7 +93,7 @@ def test_a_token_runs_once(factorization: str) -> None:
     net = make_net(3, factorization=factorization)
     rows: list[int] = []
     net.layers[-1].mlp.register_forward_hook(lambda _module, x, _y: rows.append(x[0].shape[1]))
-    list(sample_batch(net, torch.empty(1, 0, dtype=torch.long), L, Draw(rng())))
+    list(sample_batch(net, torch.empty(1, 0, dtype=torch.long), L, Sampler(rng())))
     # L causal states and two look-ahead states per chunk; two passes run each of them. The last
     # two tokens that are predicted in parallel are never read.
     n_unread = 2 if factorization == "parallel" else 0
@@ -101,7 +103,7 @@ def test_a_token_runs_once(factorization: str) -> None:
 # Speculative sampling.
 
 
-def exact(net: Recursive, prompt: list[int], n: int, draw: Draw) -> Tensor:
+def exact(net: Recursive, prompt: list[int], n: int, draw: Sampler) -> Tensor:
     """Return the probability of each text of n tokens by the chain rule over ``log_probs``."""
     v = net.vocab_size
     texts = torch.tensor(list(itertools.product(range(v), repeat=n)))
@@ -111,7 +113,7 @@ def exact(net: Recursive, prompt: list[int], n: int, draw: Draw) -> Tensor:
     return probs.gather(2, texts[:, :, None])[:, :, 0].prod(dim=1)
 
 
-def counted(net: Recursive, prompt: list[int], n: int, draw: Draw, n_texts: int) -> Tensor:
+def counted(net: Recursive, prompt: list[int], n: int, draw: Sampler, n_texts: int) -> Tensor:
     """Return how often each text of n tokens is written in ``n_texts`` calls."""
     powers = net.vocab_size ** torch.arange(n - 1, -1, -1)
     counts = torch.zeros(net.vocab_size**n)
@@ -128,16 +130,16 @@ def bound(expected: Tensor) -> float:
     return degrees * (1 - 2 / (9 * degrees) + 3.719 * (2 / (9 * degrees)) ** 0.5) ** 3
 
 
-def accept_all(drafted: Tensor, proposed: Tensor, wanted: Tensor, draw: Draw) -> Tensor:
+def accept_all(drafted: Tensor, proposed: Tensor, wanted: Tensor, draw: Sampler) -> Tensor:
     return drafted
 
 
-def redraw_from_all(drafted: Tensor, proposed: Tensor, wanted: Tensor, draw: Draw) -> Tensor:
+def redraw_from_all(drafted: Tensor, proposed: Tensor, wanted: Tensor, draw: Sampler) -> Tensor:
     """The right acceptance, and a replacement from p where p - q is due."""
     ids = verify(drafted, proposed, wanted, draw)
     last = len(ids) - 1
     if ids[last] != drafted[last]:
-        ids[last] = draw.pick(wanted[last])
+        ids[last] = draw.draw(wanted[last])
     return ids
 
 
@@ -159,9 +161,9 @@ def test_texts_are_as_frequent_as_their_exact_probability(
     prompt: list[int], settings: dict[str, Any], rule: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All 27 texts of three tokens; the wrong rules fail the very same test."""
-    monkeypatch.setattr(recursive_decoding, "verify", rule)
+    monkeypatch.setattr(speculative, "verify", rule)
     net = make_net(3, vocab_size=3, n_layers=1, n_recursions=0)
-    draw = Draw(rng(), **settings)
+    draw = Sampler(rng(), **settings)
     likelihood = exact(net, prompt, 3, draw)
     assert float(likelihood.sum()) == pytest.approx(1, abs=1e-5)
     counts = counted(net, prompt, 3, draw, N_TEXTS)
@@ -173,10 +175,10 @@ def test_texts_are_as_frequent_as_their_exact_probability(
 def test_verified_tokens_are_distributed_as_wanted() -> None:
     """The rule alone, for one token, many times: any p and q, and q that misses tokens of p."""
     wanted = torch.tensor([0.5, 0.3, 0.2, 0.0], dtype=torch.float64)
-    draw = Draw(rng())
+    draw = Sampler(rng())
     for proposed in ([0.1, 0.2, 0.3, 0.4], [0.0, 1.0, 0.0, 0.0], [0.5, 0.3, 0.2, 0.0]):
         q = torch.tensor([proposed], dtype=torch.float64)
-        drafts = draw.pick(q.expand(4000, -1))
+        drafts = draw.draw(q.expand(4000, -1))
         ids = torch.cat([verify(d[None], q, wanted[None], draw) for d in drafts])
         counts = torch.bincount(ids, minlength=4).float()
         assert counts[3] == 0
@@ -192,16 +194,16 @@ def test_without_chance_both_ways_write_the_same(chunk_size: int, n_prompt: int)
     net = make_net(chunk_size).double()
     prompt = [1 + i * 5 % (V - 1) for i in range(n_prompt)]
     texts = [
-        list(sample(net, prompt, 3 * L, temperature=0, generator=rng(), speculative=speculative))
-        for speculative in (True, False)
+        list(sample(net, prompt, 3 * L, Sampler(rng(), temperature=0), speculative=ahead))
+        for ahead in (True, False)
     ]
     assert texts[0] == texts[1] and len(texts[0]) == 3 * L
 
 
 def refined(net: Recursive, n_tokens: int, speculative: bool) -> float:
     """Return how often states are refined to write a text from nothing."""
-    with count_blocks(net) as blocks:
-        ids = list(sample(net, [], n_tokens, generator=rng(), speculative=speculative))
+    with count_layers(net) as blocks:
+        ids = list(sample(net, [], n_tokens, Sampler(rng()), speculative=speculative))
     assert len(ids) == n_tokens
     return len(blocks) / (len(net.layers) * net.scoring_depth * (net.n_recursions + 1))
 
@@ -211,8 +213,8 @@ def test_a_pass_over_what_has_halted_runs_all_blocks_but_the_last(
     bound: float, n_blocks: int
 ) -> None:
     net = make_net(2, n_refinements=3, n_recursions=0, exit_threshold=bound)
-    with count_blocks(net) as blocks:
-        ids = list(sample(net, [], L, generator=rng(), speculative=False))
+    with count_layers(net) as blocks:
+        ids = list(sample(net, [], L, Sampler(rng()), speculative=False))
     assert len(blocks) == len(ids) * n_blocks
 
 
@@ -228,5 +230,5 @@ def test_fewer_runs_than_tokens_where_the_draft_is_good(chunk_size: int) -> None
 
 def test_batches_are_written_token_by_token() -> None:
     net = make_net(3)
-    blocks = list(sample_batch(net, some_tokens(4), 5, Draw(rng()), speculative=True))
+    blocks = list(sample_batch(net, some_tokens(4), 5, Sampler(rng()), speculative=True))
     assert [block.shape for block in blocks] == [(4, 1)] * 5

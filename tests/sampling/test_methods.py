@@ -4,15 +4,15 @@ from typing import Any
 
 import pytest
 import torch
-from test_decoding import chi_square, rng
+from distributions import chi_square, rng
 
-from trm_lightning.sampling.methods import Draw
+from trm_lightning.sampling.methods import Sampler
 
 
 def possible(log_probs: list[float], **settings: Any) -> set[int]:
     """Return the ids that 2,000 draws give."""
     rows = torch.tensor(log_probs).expand(2000, -1)
-    return set(Draw(rng(), **settings)(rows).tolist())
+    return set(Sampler(rng(), **settings)(rows).tolist())
 
 
 PROBS = [0.05, 0.4, 0.1, 0.25, 0.2]
@@ -49,7 +49,7 @@ def test_top_k_among_equals_still_leaves_k() -> None:
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_temperature_is_a_power_of_the_probabilities(temperature: float) -> None:
     probs = torch.tensor(PROBS)
-    ids = Draw(rng(), temperature=temperature)(probs.log().expand(20_000, -1))
+    ids = Sampler(rng(), temperature=temperature)(probs.log().expand(20_000, -1))
     counts = torch.bincount(ids, minlength=5)
     powers = probs ** (1 / temperature)
     # 23.5 is the 0.9999 quantile at 4 degrees of freedom.
@@ -60,6 +60,6 @@ def test_temperature_is_a_power_of_the_probabilities(temperature: float) -> None
 @pytest.mark.parametrize("settings", [{}, {"temperature": 0}, {"top_k": 2}, {"top_p": 0.5}])
 def test_what_is_drawn_from_sums_to_one(settings: dict[str, Any]) -> None:
     log_probs = torch.tensor([PROBS, PROBS[::-1]]).log()
-    probs = Draw(rng(), **settings).probs(log_probs)
+    probs = Sampler(rng(), **settings).probs(log_probs)
     torch.testing.assert_close(probs.sum(dim=-1), torch.ones(2, dtype=torch.float64))
     assert probs.argmax(dim=-1).tolist() == [1, 3]

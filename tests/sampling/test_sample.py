@@ -6,42 +6,36 @@ from typing import Any
 
 import pytest
 import torch
+from distributions import chi_square, rng
 from spread import spread
-from torch import Tensor
+from torch import Tensor, nn
 
 from trm_lightning.errors import UserError
-from trm_lightning.models import AR, LanguageModel, Recursive
-from trm_lightning.sampling.sample import Draw, sample, sample_batch
+from trm_lightning.models import AR, TRM, LanguageModel, Looped, SourceTRM
+from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.sample import sample, sample_batch
 
 V, L, C = 11, 12, 3
 BASE: dict[str, Any] = {
     "vocab_size": V, "start_token": 0, "window_size": L, "width": 16, "n_layers": 2,
     "n_heads": 2, "dropout": 0.3, "norm": "post",
 }  # fmt: skip
-KINDS: dict[str, dict[str, str]] = {
-    "ar": {},
-    "ar_rotary": {"positions": "rotary"},
-    "draft_cached_sequential": {"chunk_start": "draft"},
-    "query_cached_parallel": {"chunk_start": "query", "factorization": "parallel"},
-    "query_joint_sequential": {"chunk_start": "query", "attention": "joint"},
-    "query_joint_parallel": {
-        "chunk_start": "query", "attention": "joint", "factorization": "parallel",
-    },
-    "query_recursive_sequential": {"chunk_start": "query", "attention": "recursive"},
-    "query_recursive_parallel": {
-        "chunk_start": "query", "attention": "recursive", "factorization": "parallel",
-    },
-    "target_cached_parallel": {"chunk_start": "target", "factorization": "parallel"},
-}  # fmt: skip
+KINDS: dict[str, tuple[type[LanguageModel], dict[str, Any]]] = {
+    "ar": (AR, {}),
+    "ar_rotary": (AR, {"positions": "rotary"}),
+    "trm": (TRM, {"n_recursions": 1}),
+    "trm_parallel": (TRM, {"n_recursions": 1, "factorization": "parallel"}),
+    "looped": (Looped, {}),
+    "source_query": (SourceTRM, {"n_recursions": 1, "start": "query"}),
+    "source_target": (SourceTRM, {"n_recursions": 1, "start": "target"}),
+}
 
 
 def make_net(kind: str, **changes: Any) -> LanguageModel:
     torch.manual_seed(5)
-    arguments = BASE | KINDS[kind] | changes
-    if kind.startswith("ar"):
-        return spread(AR(**arguments)).eval()
-    recursion = {"n_refinements": 1, "n_recursions": 1, "n_supervision": 2}
-    return spread(Recursive(**({"chunk_size": C} | recursion | arguments))).eval()
+    model, own = KINDS[kind]
+    recursion = {} if model is AR else {"chunk_size": C, "n_refinements": 1, "n_supervision": 2}
+    return spread(model(**(BASE | recursion | own | changes))).eval()
 
 
 @pytest.fixture(params=KINDS)
@@ -49,26 +43,24 @@ def net(request: pytest.FixtureRequest) -> LanguageModel:
     return make_net(request.param)
 
 
-def rng(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-class Recorder(Draw):
+class Recorder(Sampler):
     """Draws as usual, and keeps the distributions that it was given."""
 
-    given: list[Tensor]
+    def __init__(self, generator: torch.Generator) -> None:
+        super().__init__(generator)
+        self.given: list[Tensor] = []
 
     def __call__(self, log_probs: Tensor) -> Tensor:
-        self.__dict__.setdefault("given", []).append(log_probs)
+        self.given.append(log_probs)
         return super().__call__(log_probs)
 
 
 def sampled(net: LanguageModel, prompt: list[int], n: int) -> tuple[list[int], Tensor]:
     """Return n sampled ids and the distributions (n, V) that they were drawn from."""
-    draw = Recorder(rng(3))
-    blocks = sample_batch(net, torch.tensor([prompt], dtype=torch.long), n, draw)
+    recorder = Recorder(rng(3))
+    blocks = sample_batch(net, torch.tensor([prompt], dtype=torch.long), n, recorder)
     ids = torch.cat(list(blocks), dim=1)[0].tolist()
-    return ids, torch.cat(draw.given, dim=1)[0, :n]
+    return ids, torch.cat(recorder.given, dim=1)[0, :n]
 
 
 def windows(net: LanguageModel, text: list[int], n_prompt: int) -> Iterator[list[int]]:
@@ -76,14 +68,14 @@ def windows(net: LanguageModel, text: list[int], n_prompt: int) -> Iterator[list
 
     Written from the description of the rules, one token at a time.
     """
-    begin = max(n_prompt - (L - 1), 0)
+    size, parallel = net.chunk_size, net.factorization == "parallel"
+    kept = net.open_window() is not None
+    begin = 0
     for t in range(n_prompt, len(text)):
-        if isinstance(net, Recursive):
-            grid = n_prompt % C if net.factorization == "parallel" and n_prompt >= C else 0
-            chunk_begin = (t - grid) // C * C + grid
-            # With kept states the window stays where it is until it is full.
-            slides = net.attention != "recursive" or t == n_prompt
-            begin = max(chunk_begin - (L - C), grid) if slides else begin
+        grid = n_prompt % size if parallel and n_prompt >= size else 0
+        chunk_begin = (t - grid) // size * size + grid
+        if not kept or t == n_prompt:  # with kept states the window stays until it is full
+            begin = max(chunk_begin - (L - size), grid)
         if t - begin == L:
             begin = t - L // 2
         yield text[begin : t + 1]
@@ -118,21 +110,10 @@ def test_greedy_with_kept_keys_equals_greedy_by_full_evaluation() -> None:
     with torch.no_grad():
         while len(text) < L:
             text.append(int(net.log_probs(torch.tensor([[*text, 0]]))[0, -1].argmax()))
-    assert list(sample(net, [4, 2], L - 2, temperature=0, generator=rng())) == text[2:]
+    assert list(sample(net, [4, 2], L - 2, Sampler(rng(), temperature=0))) == text[2:]
 
 
-def chi_square(counts: Tensor, probs: Tensor) -> float:
-    """Pearson's statistic; cells with an expectation below 5 count as one."""
-    expected = probs.double() * counts.sum()
-    rare = expected < 5
-    expected = torch.cat((expected[~rare], expected[rare].sum()[None]))
-    counts = torch.cat((counts[~rare], counts[rare].sum()[None]))
-    return float(((counts - expected) ** 2 / expected.clamp(min=1)).sum())
-
-
-@pytest.mark.parametrize(
-    "kind", [k for k in KINDS if k not in ("target_cached_parallel", "ar_rotary")]
-)
+@pytest.mark.parametrize("kind", [k for k in KINDS if k not in ("source_target", "ar_rotary")])
 def test_frequencies_of_chunks_agree_with_their_likelihood(kind: str) -> None:
     """All 27 chunks of three tokens after a prompt; 60.1 is the 0.9998 quantile at 26 degrees."""
     net = make_net(kind, vocab_size=3)
@@ -144,20 +125,20 @@ def test_frequencies_of_chunks_agree_with_their_likelihood(kind: str) -> None:
     likelihood = log_probs.gather(2, chunks[:, :, None]).sum(dim=(1, 2)).exp()
     assert float(likelihood.sum()) == pytest.approx(1, abs=1e-5)
 
-    def frequencies(draw: Draw) -> Tensor:
+    def frequencies(draw: Sampler) -> Tensor:
         blocks = sample_batch(net, torch.tensor([prompt] * n), C, draw)
         codes = torch.cat(list(blocks), dim=1) @ torch.tensor([9, 3, 1])
         return torch.bincount(codes, minlength=27)
 
-    assert chi_square(frequencies(Draw(rng())), likelihood) < 60.1
+    assert chi_square(frequencies(Sampler(rng())), likelihood) < 60.1
     # A sampler of other distributions, flatter by a third, is found out.
-    assert chi_square(frequencies(Draw(rng(), temperature=1.33)), likelihood) > 60.1
+    assert chi_square(frequencies(Sampler(rng(), temperature=1.33)), likelihood) > 60.1
 
 
 def test_a_seed_determines_the_text_and_global_draws_stay_as_they_were(net: LanguageModel) -> None:
     before = torch.get_rng_state()
     first, again, other = (
-        list(sample(net, [1], 20, generator=rng(seed))) for seed in (1, 1, 2)
+        list(sample(net, [1], 20, Sampler(rng(seed)))) for seed in (1, 1, 2)
     )  # fmt: skip
     assert first == again != other
     assert torch.equal(before, torch.get_rng_state())
@@ -166,7 +147,7 @@ def test_a_seed_determines_the_text_and_global_draws_stay_as_they_were(net: Lang
 def test_tokens_come_as_they_are_drawn() -> None:
     calls = 0
 
-    class Counting(Draw):
+    class Counting(Sampler):
         def __call__(self, log_probs: Tensor) -> Tensor:
             nonlocal calls
             calls += 1
@@ -180,14 +161,16 @@ def test_tokens_come_as_they_are_drawn() -> None:
 
 def test_settings_out_of_range_are_all_named_at_once() -> None:
     with pytest.raises(UserError) as error:
-        sample(make_net("ar"), [], 0, temperature=-1, top_k=0, top_p=1.5, generator=rng())
-    for name in ("n_tokens", "temperature", "top_k", "top_p"):
+        Sampler(rng(), temperature=-1, top_k=0, top_p=1.5)
+    for name in ("temperature", "top_k", "top_p"):
         assert name in error.value.what
+    with pytest.raises(UserError, match="n_tokens"):
+        sample(make_net("ar"), [], 0, Sampler(rng()))
 
 
 def test_a_net_in_training_mode_is_refused() -> None:
     with pytest.raises(ValueError, match="training mode"):
-        sample(make_net("ar").train(), [], 1, generator=rng())
+        sample(make_net("ar").train(), [], 1, Sampler(rng()))
 
 
 @pytest.mark.parametrize(
@@ -195,28 +178,34 @@ def test_a_net_in_training_mode_is_refused() -> None:
     [
         make_net("ar", window_size=1),
         make_net("ar", window_size=2),
-        make_net("draft_cached_sequential", window_size=2, chunk_size=1),
-        make_net("query_joint_parallel", window_size=4, chunk_size=2),
+        make_net("trm", window_size=2, chunk_size=1),
+        make_net("trm_parallel", window_size=4, chunk_size=2),
+        make_net("source_query", window_size=4, chunk_size=2),
     ],
 )
 def test_the_smallest_windows(net: LanguageModel) -> None:
-    assert len(list(sample(net, [1, 2, 3], 6, generator=rng()))) == 6
+    assert len(list(sample(net, [1, 2, 3], 6, Sampler(rng())))) == 6
 
 
-class PlainNet(LanguageModel):
-    """A net of the user's own: nothing but scores."""
+class Bigram(LanguageModel):
+    """A model of the user's own: nothing but scores."""
+
+    def __init__(self) -> None:
+        super().__init__(vocab_size=V, start_token=0, window_size=L)
+        self.table = nn.Parameter(torch.randn(V, V, generator=rng(1)))
 
     def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
-        states = self.layers[0].mlp(self.token_embedding(self.shift_right(tokens)).cumsum(dim=1))
-        return torch.log_softmax(self.logits(states[:, first:]), dim=-1)
+        start = torch.zeros_like(tokens[:, :1])
+        before = torch.cat((start, tokens[:, :-1]), dim=1)
+        return torch.log_softmax(self.table[before].cumsum(dim=1), dim=-1)[:, first:]
 
 
-def test_any_net_that_scores_can_write() -> None:
-    net = spread(PlainNet(**BASE)).eval()
+def test_any_model_that_scores_can_write() -> None:
+    model = Bigram().eval()
     prompt, drawn = [3, 1, 4], []
-    for token in sample(net, prompt, 2 * L, temperature=0, generator=rng()):
+    for token in sample(model, prompt, 2 * L, Sampler(rng(), temperature=0)):
         window = [*prompt, *drawn][-(L - 1) :]
         seen = torch.tensor([[*window, 0]])
-        assert token == int(net.log_probs(seen)[0, -1].argmax())
+        assert token == int(model.log_probs(seen)[0, -1].argmax())
         drawn.append(token)
     assert len(drawn) == 2 * L and len(set(drawn)) > 1
