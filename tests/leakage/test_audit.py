@@ -1,6 +1,5 @@
 """The leak audit passes honest nets, and catches each kind of leak by the check meant for it."""
 
-import itertools
 import math
 from typing import Any
 
@@ -10,22 +9,27 @@ import torch
 from spread import spread
 from torch import Tensor, nn
 
-from trm_lightning.data.windows import EvalWindows
+from trm_lightning.data import EvalWindows
 from trm_lightning.leakage.audit import MEANINGS, Audit, HeldOut, audit
 from trm_lightning.leakage.verdict import decoder
-from trm_lightning.models import AR, LanguageModel, Recursive, leaky
+from trm_lightning.models import AR, TRM, LanguageModel, Looped, SourceTRM, leaky
 
 V, L = 23, 12
 BASE: dict[str, Any] = {
     "vocab_size": V, "start_token": 0, "window_size": L, "width": 8, "n_layers": 2,
     "n_heads": 2, "dropout": 0.2, "norm": "post",
 }  # fmt: skip
-RECURSION = {"chunk_size": 3, "n_refinements": 1, "n_recursions": 1, "n_supervision": 2}
+RECURSION: dict[type[LanguageModel], dict[str, Any]] = {
+    AR: {},
+    TRM: {"chunk_size": 3, "n_refinements": 1, "n_recursions": 1, "n_supervision": 2},
+    Looped: {"chunk_size": 3, "n_refinements": 1, "n_supervision": 2},
+    SourceTRM: {"chunk_size": 3, "n_refinements": 1, "n_recursions": 1, "n_supervision": 2},
+}
 
 
-def make(kind: type[LanguageModel] = AR, **arguments: Any) -> LanguageModel:
+def make(kind: type[LanguageModel] = AR, **arguments: Any) -> Any:
     torch.manual_seed(3)
-    recursion = RECURSION if issubclass(kind, Recursive) else {}
+    recursion = next(own for base, own in RECURSION.items() if issubclass(kind, base))
     return spread(kind(**(BASE | recursion | arguments)))
 
 
@@ -46,19 +50,22 @@ def finding(result: Audit, name: str) -> tuple[int | None, str]:
 
 # Honest nets.
 
-STARTS = [("query", "cached"), ("query", "joint"), ("query", "recursive"), ("draft", "cached")]
 VARIANTS = [
-    {"factorization": factorization, "chunk_start": start, "attention": attention, **rest}
-    for factorization, (start, attention) in itertools.product(
-        ("parallel", "left_to_right"), STARTS
-    )
+    (kind, {"factorization": factorization, **rest})
+    for kind in (TRM, Looped)
+    for factorization in ("parallel", "left_to_right")
     for rest in ({"norm": "pre", "positions": "rotary"}, {"norm": "post", "positions": "learned"})
 ]
+VARIANTS.append((TRM, {"answer_sees_input": False}))
+VARIANTS.append((SourceTRM, {"start": "query"}))
 
 
-@pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
-def test_every_variant_of_the_recursive_net_passes(variant: dict[str, str]) -> None:
-    result = cheap(make(Recursive, **variant))
+@pytest.mark.parametrize(
+    "variant", VARIANTS, ids=lambda v: "-".join([v[0].__name__, *map(str, v[1].values())])
+)
+def test_every_recursive_model_passes(variant: tuple[type[LanguageModel], dict[str, Any]]) -> None:
+    kind, arguments = variant
+    result = cheap(make(kind, **arguments))
     assert result.failed == [], str(result)
     assert [c.name for c in result.checks] == list(MEANINGS)
     assert [c.name for c in result.checks if c.passed is None] == ["entropy_floor"]
@@ -75,27 +82,26 @@ def test_the_autoregressive_net_passes(norm: str, positions: str) -> None:
 @pytest.mark.parametrize("factorization", ["parallel", "left_to_right"])
 def test_every_chunk_size_passes(size: int, factorization: str) -> None:
     arguments = {"chunk_size": size, "factorization": factorization, "n_supervision": 1}
-    result = cheap(make(Recursive, n_layers=1, **arguments))
+    result = cheap(make(TRM, n_layers=1, **arguments))
     assert result.failed == [], str(result)
 
 
-@pytest.mark.parametrize("kind", [AR, Recursive])
+@pytest.mark.parametrize("kind", [AR, TRM, Looped])
 def test_honest_nets_pass_the_thorough_form(kind: type[LanguageModel]) -> None:
     result = audit(make(kind, dropout=0.0), train_steps=30, held_out=held_out(entropy_nats=50.0))
     assert result.failed == [], str(result)
 
 
 def test_weights_started_without_the_answer_pass() -> None:
-    net = make(Recursive, chunk_start="target", factorization="parallel")
+    net = make(SourceTRM, start="target")
     assert cheap(net).failed
     assert cheap(net.without_answer()).failed == []
 
 
 # Negative controls: each, and the checks that are meant to catch it.
 
-TARGET = {"chunk_start": "target", "factorization": "parallel"}
 CONTROLS: dict[str, tuple[type[LanguageModel], dict[str, str], set[str]]] = {
-    "target_start": (Recursive, TARGET, {"target_swap", "random_tokens"}),
+    "target_start": (SourceTRM, {"start": "target"}, {"target_swap", "random_tokens"}),
     "chunk_mask": (leaky.LeakyChunkMask, {}, {"suffix_perturbation", "gradient", "random_tokens"}),
     "context_mask": (leaky.LeakyContextMask, {}, {"suffix_perturbation", "gradient"}),
     "pooled_chunk": (leaky.LeakyPooledChunk, {}, {"suffix_perturbation", "gradient"}),
@@ -120,12 +126,12 @@ def test_each_control_is_caught_by_the_check_meant_for_it(control: str) -> None:
     assert not INNOCENT & set(result.failed), str(result)
 
 
-def test_a_leak_within_a_chunk_spares_its_last_token() -> None:
-    """The pooled chunk of two knows its first token, not its second."""
-    net = make(leaky.LeakyPooledChunk, chunk_size=2)
+def test_a_leak_within_a_pair_spares_its_second_token() -> None:
+    """The mean of two positions tells the first of them its own token, and the second nothing."""
+    net = make(leaky.LeakyPooledChunk, chunk_size=1, n_supervision=1)
     tokens = torch.arange(1, 7)[None]
     changed = tokens.clone()
-    changed[:, 3] += 9  # second of its chunk
+    changed[:, 3] += 9  # read by position 4, the first of a pair, and so known to no earlier one
     with torch.no_grad():
         net.eval()
         assert torch.equal(net.log_probs(tokens)[:, :4], net.log_probs(changed)[:, :4])
@@ -183,12 +189,7 @@ class TakesTargets(AR):
         return super().log_probs(tokens, first)
 
 
-class SharperInParallel(Recursive):
-    def logits(self, states: Tensor) -> Tensor:
-        return super().logits(states) * (2 if self.factorization == "parallel" else 1)
-
-
-class CarriesTheAnswer(Recursive):
+class CarriesTheAnswer(TRM):
     def forward(self, tokens: Tensor, *arguments: Any, **options: Any) -> Any:
         refined = super().forward(tokens, *arguments, **options)
         y, z = refined.state
@@ -205,7 +206,6 @@ ONLY = [
     (LeaksWhereScoringBegins, "target_swap"),
     (HaltsByTheTarget, "blind_halting"),
     (TakesTargets, "blind_halting"),
-    (SharperInParallel, "chunk_of_one"),
     (CarriesTheAnswer, "suffix_perturbation"),
 ]
 
@@ -315,7 +315,7 @@ def test_random_tokens_cost_log_v() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_an_audit_disturbs_nothing(training: bool) -> None:
-    net = make(Recursive).train(training)
+    net = make(TRM).train(training)
     net.blocks[0].eval()
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     torch.manual_seed(11)
@@ -338,7 +338,4 @@ def test_the_table_has_a_line_for_each_check() -> None:
         line for line in lines if "normalised" in line.split()[1]
     ]
     assert "token 0: the probabilities of its score sum to 1.01005" in "\n".join(lines)
-    assert [line.split()[1] for line in lines if line[0] == "–"] == [
-        "chunk_of_one",
-        "entropy_floor",
-    ]
+    assert [line.split()[1] for line in lines if line[0] == "–"] == ["entropy_floor"]
