@@ -15,19 +15,17 @@ from trm_lightning.evaluation.command import evaluate
 from trm_lightning.runs.load import load_run
 from trm_lightning.training.fit import train
 
-WARM = (
-    "model=trm_cached", "model.chunk_start=target", "model.factorization=parallel",
-    "logger=tensorboard",
-)  # fmt: skip
+WARM = ("model=source_trm", "model.n_refinements=2", "model.n_recursions=2", "logger=tensorboard")
 
 
 def test_a_warm_start_is_named_everywhere(
-    configure: Configure, capsys: pytest.CaptureFixture[str]
+    configure: Configure, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     cfg = configure(*WARM)
     results = train(cfg)
     run = Path(cfg.run_dir)
-    screen = capsys.readouterr().out
+    screen = caplog.text
     assert "NOT A LIKELIHOOD" in screen and "val perplexity" not in screen
     assert "started without the answer" in screen
 
@@ -51,7 +49,7 @@ def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
     """Trained on copying, the same weights know nothing once the answer is withheld."""
     cfg = configure(*WARM, "budget.steps=200", "optimizer.lr=0.01", "eval_every=200")
     final = train(cfg)["final"]
-    vocabulary = load_run(cfg.run_dir).net.vocab_size
+    vocabulary = load_run(cfg.run_dir).model.vocab_size
     assert final["val/warm_start_ppl"]["perplexity"] < 3
     assert final["val/ppl_without_answer"]["perplexity"] > vocabulary / 10
 
@@ -94,14 +92,10 @@ def test_a_random_text_scores_no_better_than_its_vocabulary(
     path.write_text("".join("abcdefghijklmnop"[i] for i in draws))
     data = ("data=text", f"data.path={path}", "data.level=char")
     scores: dict[str, Any] = {}
-    for name, start, factorization in (
-        ("honest", "draft", "left_to_right"),
-        ("leak", "target", "parallel"),
-    ):
+    for name, model in (("honest", "trm"), ("leak", "source_trm")):
         cfg = configure(
-            "model=trm_cached", f"model.chunk_start={start}",
-            f"model.factorization={factorization}", "budget.steps=60", "eval_every=60",
-            *data, folder=name,
+            f"model={model}", "model.n_refinements=2", "model.n_recursions=2", "budget.steps=60",
+            "eval_every=60", *data, folder=name,
         )  # fmt: skip
         scores[name] = next(iter(train(cfg)["final"].values()))
     assert scores["honest"]["perplexity"] > 15.9
@@ -130,8 +124,19 @@ def test_a_run_of_another_version_is_refused_with_its_setting(configure: Configu
     train(cfg)
     file = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
     checkpoint = torch.load(file, weights_only=True)
-    checkpoint["run"]["config"]["model"]["net"]["long_gone"] = 3
+    checkpoint["run"]["config"]["model"]["long_gone"] = 3
     torch.save(checkpoint, file)
     with pytest.raises(UserError, match=r"cannot build: .*long_gone") as raised:
         load_run(file)
     assert str(file) in str(raised.value)
+
+
+def test_a_run_of_an_older_format_names_who_reads_it(configure: Configure) -> None:
+    cfg = configure("model=ar", "budget.steps=1")
+    train(cfg)
+    file = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    checkpoint = torch.load(file, weights_only=True)
+    del checkpoint["format"]
+    torch.save(checkpoint, file)
+    with pytest.raises(UserError, match=r"format 1, which trm_lightning 0\.1\.0 .*reads"):
+        load_run(file)

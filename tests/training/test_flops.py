@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import Configure
 from hydra.utils import instantiate
-from trm_lightning.training.flops import training_flops
 
 from trm_lightning.models import LanguageModel
 from trm_lightning.training.fit import train
+from trm_lightning.training.flops import training_flops
 
 WIDTH, WINDOW, LAYERS, VOCABULARY, BATCH = 16, 16, 2, 100, 3
 TOKENS = torch.zeros(BATCH, WINDOW, dtype=torch.long)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from trm_lightning.analysis.early_exit import check_thresholds, score_early_exit
 from trm_lightning.analysis.measure import (
     Measurement,
+    check_same_as_scored,
     open_windows,
     token_labels,
 )
@@ -58,6 +59,7 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
     depth = _depth(model, cfg.depth)
     data = open_data(run)
     windows = open_windows(data, cfg.split, cfg.max_tokens)
+    check_same_as_scored(model, windows)
     measurement = Measurement(model, depth, token_labels(data, cfg.split, windows.tokens))
     measurement.run(_with_bar(windows, f"measuring {depth} refinements" if depth else "measuring"))
     content = {
@@ -69,7 +71,9 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
         },
         "ablations": _score_ablations(model, windows) if cfg.ablations else [],
         "early_exit": (
-            score_early_exit(model, sorted(thresholds), windows) if model.scoring_depth > 1 else []
+            score_early_exit(model, sorted(thresholds), windows)
+            if model.can_exit_early and model.scoring_depth > 1
+            else []
         ),
         "environment": environment(),
     }

@@ -98,3 +98,21 @@ class Measurement:
                 nats = values["nats"].cpu().double().numpy()
                 for name, group in self.groups.items():
                     group.add(reading.refinement, labels[name], nats)
+
+
+def check_same_as_scored(model: LanguageModel, windows: Batches) -> None:
+    """Check on the first batch that what is read off is what the model is scored by.
+
+    Raises:
+        UserError: for a model whose ``log_probs`` and ``trace`` disagree.
+    """
+    tokens, first = next(iter(windows))
+    tokens = tokens.to(next(model.parameters()).device)
+    with torch.no_grad():
+        *_, last = model.trace(tokens, first, model.scoring_depth)
+        if not torch.allclose(last.log_probs, model.log_probs(tokens, first), atol=1e-3):
+            raise UserError(
+                f"{type(model).__name__} is not scored by its own refinements alone, so they "
+                "cannot be told apart.",
+                "Its trace() must end with what log_probs() returns.",
+            )

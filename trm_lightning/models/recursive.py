@@ -74,6 +74,8 @@ class Recursive(Transformer):
         UserError: naming every argument that does not fit.
     """
 
+    can_exit_early = True
+
     def __init__(
         self,
         *,

@@ -13,11 +13,10 @@ from conftest import Configure
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch.distributions import Categorical, kl_divergence
-from trm_lightning.analysis.unroll import Reading, isolated_log_probs, readings
 
 from trm_lightning.analysis import analyze
 from trm_lightning.analysis.groups import FREQUENCIES, PARTS, by_frequency, by_part_of_line
-from trm_lightning.analysis.measure import Measurement, ablations, check_same_as_scored
+from trm_lightning.analysis.measure import Measurement, check_same_as_scored
 from trm_lightning.analysis.sums import Guess, facts
 from trm_lightning.data import (
     BPETokenizer,
@@ -29,7 +28,7 @@ from trm_lightning.data import (
 )
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
-from trm_lightning.models import AR, Recursive
+from trm_lightning.models import AR, TRM, Looped, SourceTRM
 from trm_lightning.reports.analysis_figures import is_supervised
 from trm_lightning.training.fit import train
 
@@ -40,18 +39,19 @@ SETTINGS = {
     "depth": None,
     "max_tokens": None,
     "ablations": True,
-    "exit_threshold": [0.1],
+    "exit_thresholds": [0.1],
     "device": "cpu",
 }
 
 
-def make_net(**changes: Any) -> Recursive:
+def make_net(kind: Any = TRM, **changes: Any) -> Any:
     torch.manual_seed(0)
     settings: dict[str, Any] = {
         "vocab_size": V, "start_token": 0, "window_size": 12, "width": 16, "n_layers": 2,
-        "n_heads": 2, "chunk_size": 3, "n_refinements": 2, "n_recursions": 3, "norm": "post",
+        "n_heads": 2, "chunk_size": 3, "n_refinements": 2, "norm": "post",
     }  # fmt: skip
-    return Recursive(**(settings | changes)).eval()
+    own = {} if kind is Looped else {"n_recursions": 3}
+    return kind(**(settings | own | changes)).eval()
 
 
 def windows_of(n: int = 47, stride: int = 5) -> EvalWindows:
@@ -59,22 +59,21 @@ def windows_of(n: int = 47, stride: int = 5) -> EvalWindows:
     return EvalWindows(tokens, window_size=12, stride=stride, batch_size=3)
 
 
-KINDS = [
-    {"factorization": "left_to_right", "chunk_start": "draft"},
-    {"factorization": "parallel", "chunk_start": "query", "n_supervision": 2},
-    {"factorization": "parallel", "chunk_start": "query", "attention": "joint"},
-    {"factorization": "left_to_right", "chunk_start": "query", "attention": "joint"},
-    {"factorization": "parallel", "chunk_start": "target", "positions": "rotary"},
-    {"chunk_size": 1, "n_recursions": 0},
-    {"attention": "recursive", "chunk_start": "query", "positions": "rotary"},
-    {"attention": "recursive", "chunk_start": "query", "n_recursions": 0,
-     "factorization": "parallel"},
-]  # fmt: skip
+KINDS: list[tuple[Any, dict[str, Any]]] = [
+    (TRM, {"factorization": "left_to_right"}),
+    (TRM, {"factorization": "parallel", "n_supervision": 2}),
+    (TRM, {"chunk_size": 1, "n_recursions": 1, "positions": "rotary"}),
+    (TRM, {"answer_sees_input": False}),
+    (Looped, {"factorization": "parallel"}),
+    (Looped, {"chunk_size": 1, "positions": "rotary"}),
+    (SourceTRM, {"start": "query"}),
+    (SourceTRM, {"start": "target", "n_supervision": 2}),
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_scores_by_depth_are_those_of_log_probs_at(kind: dict[str, Any]) -> None:
-    net = make_net(**kind)
+def test_scores_by_depth_are_those_of_log_probs_at(kind: tuple[Any, dict[str, Any]]) -> None:
+    net = make_net(kind[0], **kind[1])
     depth = net.scoring_depth + 2
     measured = Measurement(net, depth, {})
     measured.run(windows_of())
@@ -93,57 +92,53 @@ def test_scores_by_depth_are_those_of_log_probs_at(kind: dict[str, Any]) -> None
         assert row["nats_per_token"] == pytest.approx(score.nats / score.tokens, abs=1e-6)
 
 
-@pytest.mark.parametrize("attention", ["cached", "joint"])
-def test_a_reading_is_the_answer_of_a_net_with_fewer_recursions(attention: str) -> None:
-    net = make_net(attention=attention, chunk_start="query", factorization="parallel")
+def test_a_reading_is_the_answer_of_a_model_with_fewer_recursions() -> None:
+    net = make_net(factorization="parallel")
     tokens = torch.randint(V, (2, 8))
     with torch.no_grad():
-        ((columns, steps),) = readings(net, tokens, 0, depth=1, by_recursion=1)
-        read = {step.recursion: step.answer for step in steps if step.refinement == 1}
-        assert sorted(read) == [1, 2, 3] and columns.tolist() == list(range(8))
-        for recursion, answer in read.items():
+        read = {
+            step.recursion: step.log_probs
+            for step in net.trace(tokens, 0, depth=1, by_recursion=1)
+            if step.refinement == 1
+        }
+        assert sorted(read) == [1, 2, 3]
+        for recursion, log_probs in read.items():
             other = copy.copy(net)
             other.n_recursions = recursion
-            expected = other.log_probs_at(tokens, [1])[0].flatten(0, 1)
-            torch.testing.assert_close(torch.log_softmax(net.logits(answer), -1), expected)
+            torch.testing.assert_close(log_probs, other.log_probs_at(tokens, [1])[0])
 
 
-@pytest.mark.parametrize("kind", KINDS[:4])
+@pytest.mark.parametrize("kind", [KINDS[0], KINDS[1], KINDS[4]])
 @pytest.mark.parametrize("positions", ["learned", "rotary"])
-def test_isolated_states_do_not_see_each_other(kind: dict[str, Any], positions: str) -> None:
+def test_isolated_states_do_not_see_each_other(
+    kind: tuple[Any, dict[str, Any]], positions: str
+) -> None:
     """The query of a chunk's last token moves what other states predict, unless isolated."""
-    net = make_net(**kind, positions=positions)
+    net = make_net(kind[0], **kind[1], positions=positions)
     other = copy.deepcopy(net)
-    assert other.query is not None
-    other.query.data[2] += 3  # a look ahead by two tokens, which only the last state of three has
+    other.query.data[1] += 3  # a look ahead by two tokens, which only the last state of three has
     tokens = torch.randint(V, (2, 12))
     first_two = torch.arange(12) % 3 < 2
-    if kind["chunk_start"] == "draft":
-        first_two = torch.arange(12) % 3 < 1  # with a token known, the last state looks ahead by 1
+    isolated, isolated_other = (m.ablations()["no mutual visibility"][1] for m in (net, other))
     with torch.no_grad():
         moved = (net.log_probs(tokens) - other.log_probs(tokens)).abs().amax(dim=(0, 2))
-        alone = isolated_log_probs(net, tokens) - isolated_log_probs(other, tokens)
+        alone = isolated(tokens, 0) - isolated_other(tokens, 0)
     assert (moved[first_two] > 1e-5).any()
     assert (alone.abs().amax(dim=(0, 2))[first_two] == 0).all()
 
 
-def test_a_chunk_of_one_is_isolated_already() -> None:
-    tokens = torch.randint(V, (2, 12))
-    for attention in ("cached", "joint"):
-        net = make_net(chunk_size=1, attention=attention, chunk_start="query", positions="rotary")
-        with torch.no_grad():
-            torch.testing.assert_close(isolated_log_probs(net, tokens), net.log_probs(tokens))
-
-
-def test_a_joint_state_alone_is_that_of_a_net_with_a_smaller_chunk() -> None:
-    net = make_net(attention="joint", chunk_start="query", factorization="parallel")
-    one = make_net(attention="joint", chunk_start="query", factorization="parallel", chunk_size=1,
-                   context_size=9)  # fmt: skip
-    weights = {k: v[:1] if k == "query" else v for k, v in net.state_dict().items()}
+def test_the_notes_chunk_alone_is_that_of_a_model_with_a_smaller_chunk() -> None:
+    net = make_net(SourceTRM, start="query")
+    one = make_net(SourceTRM, start="query", chunk_size=1, window_size=10)
+    weights = {
+        k: v[:1] if k == "query" else v[:10] if k == "position_embedding.weight" else v
+        for k, v in net.state_dict().items()
+    }
     one.load_state_dict(weights)
     tokens = torch.randint(V, (2, 12))
+    isolated = net.ablations()["no mutual visibility"][1]
     with torch.no_grad():
-        got, expected = isolated_log_probs(net, tokens, 9), one.log_probs(tokens, 9)
+        got, expected = isolated(tokens, 9), one.log_probs(tokens[:, :10], 9)
     torch.testing.assert_close(got[:, 0], expected[:, 0])
 
 
@@ -155,9 +150,9 @@ def test_facts_of_known_distributions() -> None:
         old_logits[row, before] = new_logits[row, after] = 9
 
     def guessed(refinement: int, logits: torch.Tensor) -> Guess:
-        reading = Reading(refinement, 1, logits, logits * 2)
         top = logits.argmax(-1)
-        return Guess(reading, logits.log_softmax(-1), top, top == targets)
+        states = {"y": logits, "z": logits * 2}
+        return Guess(refinement, logits.log_softmax(-1), states, top, top == targets)
 
     old, new = guessed(1, old_logits), guessed(2, new_logits)
     found = facts(new, old, targets)
@@ -176,8 +171,8 @@ def test_facts_of_known_distributions() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS[:2])
-def test_groups_get_the_nats_of_their_own_tokens(kind: dict[str, Any]) -> None:
-    net, windows = make_net(**kind), windows_of()
+def test_groups_get_the_nats_of_their_own_tokens(kind: tuple[Any, dict[str, Any]]) -> None:
+    net, windows = make_net(kind[0], **kind[1]), windows_of()
     labels = np.random.default_rng(1).integers(3, size=len(windows.tokens))
     measured = Measurement(net, net.scoring_depth, {"random": (["a", "b", "c"], labels)})
     measured.run(windows)
@@ -256,7 +251,7 @@ def test_frequency_is_counted_in_training() -> None:
 
 
 def test_a_net_with_scores_of_its_own_is_refused() -> None:
-    class Shifted(Recursive):
+    class Shifted(TRM):
         def log_probs(self, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
             return super().log_probs(tokens, first).roll(1, -1)
 
@@ -268,26 +263,30 @@ def test_a_net_with_scores_of_its_own_is_refused() -> None:
 
 
 def test_ablations_take_out_what_they_say() -> None:
-    net = make_net(chunk_start="target", factorization="parallel")
-    found = ablations(net)
-    assert list(found) == ["no refinement", "no mutual visibility", "no recursion", "1 recursion",
-                           "6 recursions", "without the answer"]  # fmt: skip
     tokens = torch.randint(V, (2, 12))
-    with torch.no_grad():
-        scores = [log_probs(tokens, 0) for _, log_probs in found.values()]
-        torch.testing.assert_close(scores[-1], net.without_answer().log_probs(tokens))
-    assert all(not torch.allclose(score, net.log_probs(tokens)) for score in scores)
-    assert net.n_recursions == 3
     net = make_net(factorization="left_to_right")
-    found = ablations(net)
+    found = net.ablations()
+    assert list(found) == [
+        "no refinement", "no mutual visibility", "independent tokens", "1 recursion",
+        "6 recursions",
+    ]  # fmt: skip
     with torch.no_grad():
-        independent = found["independent tokens"][1](tokens, 0)
-        assert not torch.allclose(independent, net.log_probs(tokens))
+        scores = {name: log_probs(tokens, 0) for name, (_, log_probs) in found.items()}
+        whole = net.log_probs(tokens)
+        assert all(not torch.allclose(score, whole) for score in scores.values())
+        net.n_recursions = 1
+        assert torch.equal(scores["1 recursion"], net.log_probs(tokens))
+        net.n_recursions = 3
         net.factorization = "parallel"
-        assert torch.equal(independent, net.log_probs(tokens))
-    assert "independent tokens" not in ablations(net)
+        assert torch.equal(scores["independent tokens"], net.log_probs(tokens))
+    assert "independent tokens" not in net.ablations()
+    warm = make_net(SourceTRM, start="target")
+    blind = warm.ablations()["without the answer"][1]
+    with torch.no_grad():
+        torch.testing.assert_close(blind(tokens, 0), warm.without_answer().log_probs(tokens))
+        assert not torch.allclose(blind(tokens, 0), warm.log_probs(tokens))
     ar = AR(V, 0, window_size=12, width=16, n_layers=1, n_heads=2)
-    assert ablations(ar) == {}
+    assert ar.ablations() == {}
 
 
 def run_of(configure: Configure, *overrides: str) -> tuple[Path, dict[str, Any]]:
@@ -304,8 +303,14 @@ def analyzed(run: Path, **changes: Any) -> dict[str, Any]:
 def test_a_recursive_run_is_analyzed(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, results = run_of(configure, "model=trm_cached", "model.n_supervision=2")
-    content = analyzed(run, exit_threshold=[0.1, 1e6])
+    run, results = run_of(
+        configure,
+        "model=trm",
+        "model.n_supervision=2",
+        "model.n_recursions=2",
+        "model.chunk_size=2",
+    )
+    content = analyzed(run, exit_thresholds=[0.1, 1e6])
     assert content["whole_split"] and content["tokens"] == results["final"]["val/ppl"]["tokens"]
     scored = [r for r in content["steps"] if (r["refinement"], r["recursion"]) == (4, 2)]
     assert scored[0]["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
@@ -313,7 +318,7 @@ def test_a_recursive_run_is_analyzed(
         0, 1, 1, 2, 2, 3, 3, 4, 4
     ]  # fmt: skip
     assert [r["refinement"] for r in content["steps"] if r["beyond_training"]] == [5, 6, 7, 8]
-    at_once, later = content["halting"]  # the larger bound first: it stops everything
+    at_once, later = content["early_exit"]  # the larger bound first: it stops everything
     whole = [row for row in content["steps"] if row["recursion"] == 2]
     assert at_once["mean_depth"] == 1 and 1 <= later["mean_depth"] <= 4
     assert at_once["ppl"] == pytest.approx(whole[1]["ppl"], rel=1e-6)
@@ -322,7 +327,7 @@ def test_a_recursive_run_is_analyzed(
     for groups in content["groups"].values():
         assert sum(group["tokens"] for group in groups) == content["tokens"]
     written = {path.name for path in (run / "analysis").iterdir()}
-    figures = ("depth", "surprise", "changes", "drift", "norms", "halting", "refinement")
+    figures = ("depth", "surprise", "changes", "drift", "norms", "early_exit", "refinement")
     assert written >= {f"{name}.{kind}" for name in figures for kind in ("png", "svg")}
     assert not [name for name in written if name.startswith(".") or name.endswith(".tmp")]
     for path in (run / "analysis").glob("*.svg"):
@@ -333,28 +338,30 @@ def test_a_recursive_run_is_analyzed(
 def test_a_run_that_halts_is_analyzed_at_full_depth_and_with_its_own_bound(
     configure: Configure,
 ) -> None:
-    run, results = run_of(configure, "model=trm", "model.exit_threshold=0.3")
-    content = analyzed(run, exit_threshold=[1e6], ablations=False)
-    own = next(row for row in content["halting"] if row["exit_threshold"] == 0.3)
+    run, results = run_of(
+        configure, "model=looped", "model.exit_threshold=0.3", "model.intermediate_loss_weight=0.1"
+    )
+    content = analyzed(run, exit_thresholds=[1e6], ablations=False)
+    own = next(row for row in content["early_exit"] if row["exit_threshold"] == 0.3)
     assert own["ppl"] == pytest.approx(results["best"]["val/ppl"]["perplexity"], rel=1e-6)
     assert content["recursion"]["exit_threshold"] == 0.3
     whole = [row for row in content["steps"] if row["recursion"] == 0]
     assert [is_supervised(content, row) for row in whole] == [False, *[True] * 3, *[False] * 3]
-    content["recursion"]["intermediate_loss_weight"] = 0
+    content["recursion"]["supervised_depths"] = 1
     assert [row["refinement"] for row in whole if is_supervised(content, row)] == [3]
 
 
 def test_part_of_a_split_is_said_to_be_one(
     configure: Configure, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run, _ = run_of(configure, "model=trm_cached")
+    run, _ = run_of(configure, "model=trm")
     content = analyzed(run, max_tokens=100, ablations=False, depth=4)
     assert content["tokens"] == 100 and not content["whole_split"] and not content["ablations"]
     assert content["steps"][-1]["tokens"] == 100
     assert "100 tokens (of " in capsys.readouterr().out
     for changes, named in [
         ({"depth": 1}, "depth"), ({"max_tokens": 0}, "max_tokens"), ({"split": "tset"}, "tset"),
-        ({"exit_threshold": [0.0]}, "exit_threshold"),
+        ({"exit_thresholds": [0.0]}, "exit_thresholds"),
     ]:  # fmt: skip
         with pytest.raises(UserError, match=named):
             analyzed(run, **changes)
@@ -373,8 +380,7 @@ def test_an_autoregressive_run_gives_what_applies(configure: Configure) -> None:
 
 
 def test_a_net_given_the_answer_has_no_perplexity(configure: Configure) -> None:
-    warm = ("model=trm_cached", "model.chunk_start=target", "model.factorization=parallel")
-    run, _ = run_of(configure, *warm)
+    run, _ = run_of(configure, "model=source_trm")
     content = analyzed(run)
     assert not content["is_likelihood"] and content["measure"] == "warm_start_ppl"
     assert "ppl" not in content["steps"][0] and "NOT A LIKELIHOOD" in content["meaning"]
