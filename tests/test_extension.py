@@ -1,0 +1,91 @@
+"""A model of the user's own that has nothing but ``log_probs`` works with every command."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHORT_PLAY
+
+MODULE = """
+import torch
+from torch import Tensor, nn
+from trm_lightning.models import LanguageModel
+
+
+class Lstm(LanguageModel):
+    def __init__(self, vocab_size: int, start_token: int, window_size: int, width: int) -> None:
+        super().__init__(vocab_size, start_token, window_size)
+        self.embedding = nn.Embedding(vocab_size, width)
+        self.lstm = nn.LSTM(width, width, batch_first=True)
+        self.head = nn.Linear(width, vocab_size)
+
+    def log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
+        start = torch.full_like(tokens[:, :1], self.start_token)
+        before = torch.cat((start, tokens[:, :-1]), dim=1)
+        states, _ = self.lstm(self.embedding(before))
+        return torch.log_softmax(self.head(states[:, first:]).float(), dim=-1)
+"""
+MODEL = """
+_target_: my_models.Lstm
+window_size: ${data.window_size}
+width: 16
+"""
+SMALL = [
+    "data=builtin_char", "data.window_size=32", "data.batch_size=8", "trainer=cpu", "threads=1",
+    "budget={steps:8,tokens:null,epochs:null,seconds:null}", "eval_every=4", *SHORT_PLAY,
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "my_models.py").write_text(MODULE)
+    (folder / "my_conf" / "model").mkdir(parents=True)
+    (folder / "my_conf" / "model" / "lstm.yaml").write_text(MODEL)
+    return folder
+
+
+def call(project: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-m", f"trm_lightning.{command}", "--config-dir", "my_conf", *words],
+        cwd=project, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def test_every_command_takes_it(project: Path) -> None:
+    trained = call(project, "train", "model=lstm", "hydra.run.dir=run", *SMALL)
+    assert trained.returncode == 0, trained.stderr
+    assert "Lstm, " in trained.stdout and "leak audit: " in trained.stdout
+    results = json.loads((project / "run" / "results.json").read_text())
+    assert results["is_likelihood"] and results["audit"]["passed"]
+    assert "…" in (project / "run" / "samples.txt").read_text()
+
+    scored = call(project, "evaluate", "run=run", "stride=8")
+    assert scored.returncode == 0 and "val perplexity" in scored.stdout
+    written = call(project, "generate", "run=run", "prompt=the", "n_tokens=40")
+    assert written.returncode == 0 and written.stdout.startswith("the"), written.stderr
+    assert len(written.stdout.rstrip("\n")) == 43 and "40 tokens in" in written.stderr
+    analyzed = call(project, "analyze", "run=run", "max_tokens=300")
+    assert analyzed.returncode == 0, analyzed.stderr
+    reported = call(project, "report", "path=run")
+    assert reported.returncode == 0 and (project / "run" / "report.html").is_file()
+    audited = call(project, "audit", "run=run", "train_steps=5")
+    assert audited.returncode == 0 and "All checks passed." in audited.stdout, audited.stdout
+
+
+def test_it_is_compared_with_others(project: Path) -> None:
+    compared = call(
+        project, "compare", "models=[lstm,ar]", "name=both", "seeds=1", "budget.tokens=1024",
+        *[word for word in SMALL if not word.startswith("budget")],
+    )  # fmt: skip
+    assert compared.returncode == 0, compared.stderr
+    content = json.loads((project / "outputs/comparisons/both/comparison.json").read_text())
+    assert [entry["name"] for entry in content["entries"]] == ["lstm", "ar"]
+    assert all(entry["figures"]["final"]["mean"] > 1 for entry in content["entries"])
+    assert call(project, "report", "path=outputs/comparisons/both").returncode == 0
