@@ -63,7 +63,7 @@ def test_help_tells_choices_examples_settings_and_place(project: Path) -> None:
     assert result.returncode == 0, result.stderr
     for expected in (
         "Do what `act` says, in two lines.",
-        "trm-toy model=large",
+        "-m trm_lightning.toy model=large",
         "model=large* | open | small",
         "budget.steps=10",
         "outputs/",

@@ -120,7 +120,7 @@ def test_test_scores_have_a_table_of_their_own(tmp_path: Path) -> None:
     assert figures["test_perplexity_improvement_percent"]["mean"] == pytest.approx(25)
     assert "## Perplexity on test text" in rendered(entries)
     rows = [[cell.strip() for cell in line.split("|")] for line in rendered(entries).splitlines()]
-    assert ["", "trm", "150", "-50", "+25 %", ""] in rows
+    assert ["", "trm", "150", "-50", "+25 %", "+5.4 %", ""] in rows
 
 
 def make_summary_of(root: Path, *tests: float | None) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ def test_given_runs_become_entries_with_seeds(
     assert comparison["status"] == "unfinished" and comparison["parity"] is None
     assert comparison["entries"][1]["figures"]["best_difference"]["mean"] == -20
     shown = capsys.readouterr().out
-    assert "unfinished at step 20" in shown and "100 ± 0" in shown
+    assert "unfinished at step 20" in shown and "80 / 90" in shown
     with pytest.raises(UserError, match="same settings and seed"):
         compared(monkeypatch, tmp_path, a, other, a)
     (tmp_path / "runs").mkdir()

@@ -49,6 +49,8 @@ def _outcome(figure: Figure, base: str) -> str:
     mean, half = figure["mean"], figure["half_width"]
     if half is not None and abs(mean) <= half:
         return f"cannot be told apart from {base}"
+    if mean == 0:
+        return f"equals {base}"
     word = "better" if mean > 0 else "worse"
     return f"is {word} than {base} by {number(abs(mean), half, digits=2)} %"
 

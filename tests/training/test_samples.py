@@ -15,9 +15,12 @@ from matplotlib.patches import Rectangle
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule
-from trm_lightning.models import AR
-from trm_lightning.optim.optimizers import adamw, constant
+from trm_lightning.models import AR, TRM, LanguageModel
+from trm_lightning.models.source_trm import SourceTRM
+from trm_lightning.optim.optimizers import adamw
+from trm_lightning.optim.schedules import constant
 from trm_lightning.reports.refinement_figure import refinement_figure, visible
+from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import Samples
@@ -40,7 +43,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> TextDataModule:
     data = TextDataModule("rose", corpus, CharacterTokenizer(), 16, 4, cache_dir=str(folder))
     data.prepare_data()
     data.setup()
-    data.n_batches = STEPS
+    data.show(STEPS)
     assert data.tokenizer.state() == TOKENIZER.state()
     return data
 
@@ -53,13 +56,13 @@ def make_module(recursive: bool) -> TrainingModule:
         "schedule": partial(constant, warmup_steps=0),
         "supervised_tokens": 16,
         "ema_decay": 0.9,
+        "total_steps": STEPS,
     }
     if recursive:
-        net = Recursive(**NET, chunk_size=4, n_refinements=2, n_recursions=1)
+        net = TRM(**NET, chunk_size=4, n_refinements=2, n_recursions=1)
         module: TrainingModule = TrainingModule(net, **settings)
     else:
         module = TrainingModule(AR(**NET), **settings)
-    module.total_steps = STEPS
     return module
 
 
@@ -155,17 +158,17 @@ def test_nothing_is_done_where_nothing_is_kept(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def make_net(**changes: Any) -> Recursive:
+def make_net(**changes: Any) -> TRM:
     torch.manual_seed(3)
     arguments = NET | {"chunk_size": 4, "n_refinements": 3, "n_recursions": 1} | changes
-    return Recursive(**arguments).eval()
+    return TRM(**arguments).eval()
 
 
 @pytest.mark.parametrize("n_supervision", [1, 2, 8])
 def test_cells_hold_the_top_guesses_of_the_scores(n_supervision: int) -> None:
     net = make_net(n_supervision=n_supervision)
     # A text of the net's own best guesses, save one in three, so that some of them are right.
-    text = list(sample(net, IDS[:8].tolist(), 8, temperature=0, generator=torch.Generator()))
+    text = list(sample(net, IDS[:8].tolist(), 8, Sampler(torch.Generator(), temperature=0)))
     tokens = torch.tensor([*IDS[:8], *(i if k % 3 else 0 for k, i in enumerate(text))])
     axes = refinement_figure(net, TOKENIZER, tokens).axes[0]
     n_rows = min(3 * n_supervision + 1, 12)
@@ -210,10 +213,14 @@ def test_signs_that_mathematics_would_swallow_are_drawn() -> None:
 
 
 def test_a_start_from_the_answer_is_told() -> None:
-    warm = make_net(chunk_start="target", factorization="parallel")
+    sizes = {"chunk_size": 4, "n_refinements": 3, "n_recursions": 1}
+    warm = SourceTRM(**NET, **sizes, start="target").eval()
     tokens = torch.from_numpy(IDS[:16])
-    assert "from the answer" in refinement_figure(warm, TOKENIZER, tokens).axes[0].get_title()
-    assert "answer" not in refinement_figure(make_net(), TOKENIZER, tokens).axes[0].get_title()
+
+    def title(model: LanguageModel) -> str:
+        return refinement_figure(model, TOKENIZER, tokens).axes[0].get_title(loc="left")
+
+    assert "from the answer" in title(warm) and "answer" not in title(make_net())
 
 
 @pytest.mark.parametrize(
