@@ -358,7 +358,7 @@ def make_comparison(folder: Path) -> Path:
         "name": "words", "status": "completed", "data": "builtin_word", "baseline": "ar",
         "parity": "tokens", "scale": 0.04, "notes": ["At parity in tokens."],
         "entries": [entry("ar", folder), entry("warm", folder, **warm)],
-        "command": ["python", "-m", "trm_lightning.compare", "compare=sources_word"],
+        "command": ["python", "-m", "trm_lightning.compare", "study=notes_word"],
         "environment": ENVIRONMENT,
     }  # fmt: skip
     (folder / "comparison.json").write_text(json.dumps(content))
@@ -371,7 +371,7 @@ def test_a_comparison_report_keeps_kinds_of_numbers_apart(tmp_path: Path) -> Non
     assert_self_contained(html)
     assert "REDUCED BUDGET: 0.04" in html and "NOT A LIKELIHOOD: warm." in html
     for shown in ("40.5 ± 1.5", "At parity in tokens.", "ar: a note.",
-                  "python -m trm_lightning.compare compare=sources_word"):  # fmt: skip
+                  "python -m trm_lightning.compare study=notes_word"):  # fmt: skip
         assert shown in markdown, shown
     assert ["ar", "1, 2", "All checks passed."] in cells(markdown)
     assert ["warm", "1, 2", "Not audited."] in cells(markdown)

@@ -17,7 +17,7 @@ def main(cfg: DictConfig) -> None:
         trm-compare data=shakespeare_word models=[ar,trm] seeds=5 budget.tokens=10_000_000
         trm-compare data=builtin_word model.width=64 parity=seconds budget.seconds=600
         trm-compare study=honest_char seeds=3
-        trm-compare study=sources_word seeds=1 scale=0.04
+        trm-compare study=notes_word seeds=1 scale=0.04
         trm-compare runs=[outputs/…,outputs/…]
     """
     from trm_lightning.studies.comparison import compare

@@ -52,8 +52,8 @@ def test_the_ablation_changes_one_setting_at_a_time(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.parametrize("name", ["sources_word", "sources_char"])
-def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
+@pytest.mark.parametrize("name", ["notes_word", "notes_char"])
+def test_the_story_of_the_notes_is_one_comparison(tmp_path: Path, name: str) -> None:
     made = plan(tmp_path, f"study={name}", "seeds=1", "scale=0.01")
     own = {run.entry: run for run in made.runs}
     assert list(own) == ["warm_start_trm", "query_trm", "baseline"]
@@ -64,7 +64,7 @@ def test_the_sources_story_is_one_comparison(tmp_path: Path, name: str) -> None:
     metrics = {entry.name: entry.metric for entry in made.entries}
     assert metrics["trm_without_answer"] == "val/ppl_without_answer"
     published = {e.name: e.published for e in made.entries if e.published is not None}
-    if name == "sources_word":
+    if name == "notes_word":
         assert published == {"warm_start_trm": 1.33, "query_trm": 307.9, "baseline": 159.06}
     else:
         assert published == {"warm_start_trm": 1.01, "scrambled_baseline": 55.08}
@@ -88,8 +88,8 @@ def size_of(run: DictConfig, vocab_size: int) -> int:
 def test_every_study_is_tested() -> None:
     files = {path.stem for path in (conf_dir() / "study").glob("*.yaml")}
     assert files == {
-        *VOCABULARY, *(f"honest_{name}" for name in HONEST), "ablation_char", "sources_char",
-        "sources_word",
+        *VOCABULARY, *(f"honest_{name}" for name in HONEST), "ablation_char", "notes_char",
+        "notes_word",
     }  # fmt: skip
 
 
