@@ -1,1 +1,1 @@
-"""How fast training, scoring and generation are, beside plain code that computes the same."""
+"""Speed of training, scoring and generation, compared with plain code that computes the same."""

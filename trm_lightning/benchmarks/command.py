@@ -65,7 +65,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
         rows = SECTIONS[section](cfg, device)
         content["rows"] += rows
         print(table(rows))
-        _write(content, folder)  # what is measured stays if the rest is interrupted
+        _write(content, folder)  # keep these rows if a later section is interrupted
     print(f"Written to {folder}")
     return content
 

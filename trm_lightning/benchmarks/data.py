@@ -1,4 +1,4 @@
-"""How fast training batches are made."""
+"""Speed of the data pipeline."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ PLAIN = "windows sliced one by one"
 
 
 def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
-    """Measure training batches of ``cfg.data``, whose tokens are cached first if need be."""
+    """Measure training batches of ``cfg.data``, making a missing token cache first."""
     data = _opened(cfg)
     data.show(_ENDLESS)
     batches = iter(data.train_dataloader())

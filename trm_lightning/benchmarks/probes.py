@@ -15,10 +15,10 @@ from trm_lightning.training import TrainingModule
 
 
 class Interleaved(L.Callback):
-    """Times some steps of the run, then as many of a bare loop over a copy of its net, in turn.
+    """Times some steps of the run, then as many of a bare loop over a copy of its model, in turn.
 
-    A step of the run is all that there is to it: data, Lightning, callbacks, logs. The bare loop
-    repeats one batch. The first turn warms up and is not counted.
+    A step of the run includes data, Lightning, callbacks and logs. The bare loop repeats one
+    batch. The first turn is a warm-up and is not counted.
 
     Args:
         path: file for the seconds of a step, as JSON.
@@ -33,7 +33,7 @@ class Interleaved(L.Callback):
         self._clock = 0.0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Copy the net."""
+        """Copy the model."""
         assert isinstance(pl_module, TrainingModule)
         self._bare = type(pl_module)(
             copy.deepcopy(pl_module.model), pl_module.make_optimizer, pl_module.make_schedule,
@@ -50,7 +50,7 @@ class Interleaved(L.Callback):
         batch: Tensor,
         batch_idx: int,
     ) -> None:
-        """Take the bare loop's turn when the run has had its own."""
+        """Run the bare loop's turn after each turn of the run."""
         if (batch_idx + 1) % self.steps:
             return
         assert self._bare is not None
@@ -65,13 +65,13 @@ class Interleaved(L.Callback):
         self._clock = time.perf_counter()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what was measured."""
+        """Write the seconds."""
         real, bare = zip(*self.turns[1:], strict=True)
         self.path.write_text(json.dumps({"real": real, "bare": bare}), encoding="utf-8")
 
 
 class Milestones(L.Callback):
-    """Notes when the first optimizer step was done, and the most memory that the run has held.
+    """Records the time of the first optimizer step and the peak memory of the run.
 
     Args:
         path: file for both, as JSON.
@@ -84,13 +84,13 @@ class Milestones(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Tensor, i: int
     ) -> None:
-        """Note the time of the first step."""
+        """Record the time of the first step."""
         if self.first_step is None:
             _wait(batch)
             self.first_step = time.time()
 
     def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Write what is known; called after training, and again after a validation of its own."""
+        """Write both; called after training, and again after a separate validation."""
         assert isinstance(pl_module, TrainingModule)
         found = {
             "first_step": self.first_step,
@@ -101,10 +101,10 @@ class Milestones(L.Callback):
 
 
 def peak_memory() -> int | None:
-    """Return the most resident memory that this process has had, in bytes; None where unknown."""
+    """Return this process's peak resident memory in bytes; None where unknown."""
     status = Path("/proc/self/status")
     if status.exists():
-        # Not getrusage: a process that was forked starts with its parent's peak there.
+        # Not getrusage, in which a forked process starts with its parent's peak.
         for line in status.read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return 1024 * int(line.split()[1])
@@ -117,5 +117,5 @@ def peak_memory() -> int | None:
 
 
 def _wait(batch: Tensor) -> None:
-    """Let the device finish: nothing else reads from it in these steps."""
+    """Wait for the device by reading from it."""
     batch.flatten()[0].item()

@@ -1,9 +1,9 @@
-"""Deliberately plain nets to compare with: what one writes down first, and no more.
+"""Deliberately plain models to compare with, without any optimization.
 
-`PlainBaseline` and `PlainTrm` compute what the scripts of the two research notes do
+``PlainBaseline`` and ``PlainTrm`` compute what the scripts of the two research notes do
 (github.com/MikeyBeez/trm_wikitext): separate projections, attention written out, everything
-computed in every pass. `FusedGpt` is the usual small GPT with
-fused projections and attention. Dropout stands where it stands in the package's own blocks.
+computed in every pass. ``FusedGpt`` is the usual small GPT with fused projections and attention.
+Dropout is applied where the package's own blocks apply it.
 
 Shapes: B windows, T tokens, N context tokens, C chunk, D width, H heads, V vocabulary.
 """
@@ -21,7 +21,7 @@ START = 0  # id that stands before the first token
 
 
 class PlainAttention(nn.Module):
-    """Attention as in a textbook."""
+    """Attention with separate projections and explicit scores."""
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class PlainAttention(nn.Module):
 
 
 class FusedAttention(nn.Module):
-    """Attention as in small GPT implementations."""
+    """Attention with one projection and the fused kernel, as in small GPT implementations."""
 
     def __init__(self, width: int, n_heads: int, dropout: float) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class PlainNet(nn.Module, ABC):
 
     Args:
         vocab_size: V.
-        window: most tokens of a window.
+        window: largest number of tokens.
         width: D.
         n_layers: blocks.
         n_heads: H.
@@ -135,7 +135,7 @@ class PlainNet(nn.Module, ABC):
         return F.cross_entropy(logits.flatten(0, 1), tokens[:, -logits.shape[1] :].flatten())
 
     def embed(self, tokens: Tensor, first: int = 0) -> Tensor:
-        """Embed ids (B, T) that stand from position ``first`` on."""
+        """Embed ids (B, T) at positions from ``first`` on."""
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         return self.token_embedding(tokens) + self.position_embedding(positions)
 
@@ -206,15 +206,15 @@ class PlainTrm(PlainNet):
 
 
 def load_from(reference: PlainNet, net: LanguageModel) -> None:
-    """Copy the weights of a pre-norm ``net`` of the same shape; start tokens must agree."""
+    """Copy the weights of a pre-norm model of the same shape and start token."""
     weights = {name: value.detach() for name, value in net.named_parameters()}
     if isinstance(reference, PlainTrm):
-        weights.setdefault("query", reference.query)  # a net that is given the answer has none
+        weights.setdefault("query", reference.query)  # a model that starts at the answer has none
     reference.load_state_dict(renamed(weights, reference))
 
 
 def renamed(weights: dict[str, Tensor], reference: PlainNet) -> dict[str, Tensor]:
-    """Give weights or gradients of a net the names and shapes that ``reference`` has for them."""
+    """Return a model's weights or gradients under the reference's names and shapes."""
     found = {}
     for name, value in weights.items():
         if ".qkv." in name and not reference.fused:

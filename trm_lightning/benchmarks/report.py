@@ -1,4 +1,4 @@
-"""Numbers as a table."""
+"""The benchmark's table."""
 
 from typing import Any
 

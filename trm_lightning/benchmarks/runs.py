@@ -20,12 +20,12 @@ from trm_lightning.errors import UserError
 _PROBES = "trm_lightning.benchmarks.probes"
 _IMPORTS = "importing torch and lightning"
 _LONG = 10**9  # steps: never
-# What a step of the command adds does not depend on the net; it shows in a small one.
+# The command's overhead per step does not depend on the model; a small one makes it visible.
 NETS: dict[str, list[str]] = {"AR": [], "AR, width 16": ["model.width=16"]}
 
 
 def lightning_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
-    """Measure what the training command adds to a bare loop over the same net."""
+    """Measure the overhead of the training command over a bare loop on the same model."""
     rows = []
     steps = cfg.lightning.steps
     for name, changes in NETS.items():
@@ -51,7 +51,7 @@ def lightning_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]
 def startup_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure seconds from the start of the process to the first optimizer step, and memory.
 
-    A run before the first round makes the token cache and warms the disk's.
+    A run before the first round makes the token cache and warms the disk cache.
     """
     names = {model: f"trm-train model={model}: first step" for model in ("ar", "trm")}
     rounds: dict[str, list[float]] = {_IMPORTS: [], **{name: [] for name in names.values()}}
@@ -82,10 +82,10 @@ def startup_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
 def _train(
     cfg: DictConfig, device: torch.device, probe: str, overrides: list[str]
 ) -> tuple[dict[str, Any], float]:
-    """Run the training command with a probe; return what it wrote and when the run started.
+    """Run the training command with a probe; return the probe's content and the start time.
 
     Raises:
-        UserError: when the run fails, with the end of what it said.
+        UserError: when the run fails, with the last lines of its output.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "probe.json"
@@ -107,7 +107,7 @@ def _train(
 
 
 def _data_overrides() -> list[str]:
-    """Return what the user has chosen of ``data``, for the runs that are started from here."""
+    """Return the user's overrides of ``data``, to forward to the training runs."""
     if not HydraConfig.initialized():
         return []
     overrides = HydraConfig.get().overrides.task
@@ -121,4 +121,4 @@ def _seconds(command: list[str]) -> float:
 
 
 def _nothing() -> None:
-    """Stand for a call that happened in another process."""
+    """Stand in for a call that was measured in another process."""

@@ -1,4 +1,4 @@
-"""How a training step's time grows with one size at a time."""
+"""Time of a training step as a function of one size at a time."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def scaling_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
 
 
 def _variants(cfg: DictConfig, device: torch.device, panel: str, size: int) -> list[Variant]:
-    """Return the nets that the panel's size means something for, at that size."""
+    """Return the models that have the panel's size, at that size."""
     window = size if panel == "window" else cfg.window
     batch = {"batch": size, "window": cfg.scaling.window_batch}.get(panel, cfg.batch)
     tokens = random_tokens(cfg, batch, window, device)
@@ -55,8 +55,8 @@ def _variants(cfg: DictConfig, device: torch.device, panel: str, size: int) -> l
 def scaling_figure(rows: list[dict[str, Any]]) -> Figure:
     """Draw milliseconds of a step against each size, both logarithmic.
 
-    Dashed lines grow as the arithmetic does, from the point where it is done fastest: the distance
-    to them is what a size loses.
+    Dashed lines show the time at each model's highest FLOP/s; the distance to them is lost
+    efficiency.
     """
     figure = Figure(figsize=(7.2, 5.4), layout="constrained")
     for place, (panel, label) in enumerate(PANELS.items(), start=1):
@@ -75,7 +75,7 @@ def scaling_figure(rows: list[dict[str, Any]]) -> Figure:
 
 
 def _scale(axes: Axes) -> None:
-    """Show a factor of 10 at least, so that noise does not look like growth; plain numbers."""
+    """Show at least a factor of 10, so that noise does not look like growth."""
     low, high = axes.get_ylim()
     missing = max(10 * low / high, 1.0) ** 0.5
     axes.set_ylim(low / missing, high * missing)
@@ -100,5 +100,5 @@ def _draw(axes: Axes, style: Style, net: str, rows: list[dict[str, Any]]) -> Non
     best = max(row["flops"] / row["seconds_median"] for row in rows)
     ideal = [1000 * row["flops"] / best for row in rows]
     axes.plot(
-        sizes, ideal, "--", color=style.color, linewidth=0.9, label=f"{net}: as its arithmetic"
+        sizes, ideal, "--", color=style.color, linewidth=0.9, label=f"{net}: at its highest FLOP/s"
     )

@@ -1,4 +1,4 @@
-"""How fast exact scores and text are made, ours and plain."""
+"""Speed of exact scoring and of generation, beside the plain references."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,7 +25,7 @@ PLAIN_TRM = "plain TRM of the notes"
 
 
 def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
-    """Measure exact scores of windows that overlap by all but a stride."""
+    """Measure exact scoring of windows that advance by a stride."""
     window, notes = cfg.window, cfg.notes
     reference = plain_trm(cfg, given=False).to(device).eval()
     ours = source_trm(cfg, "query").model
@@ -55,7 +55,7 @@ def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
 
 
 def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
-    """Measure the first token after a prompt, and a longer text beyond the window."""
+    """Measure the first token after a prompt, and a text longer than the window."""
     prompt = random_tokens(cfg, 1, cfg.generation.prompt_tokens, device)
     gpt = plain(cfg, FusedGpt, window=cfg.window, supervised=1).to(device).eval()
     recursive = plain_trm(cfg, given=False).to(device).eval()
@@ -106,16 +106,16 @@ def _text(net: LanguageModel, prompt: Tensor, n_tokens: int) -> Callable[[], obj
 
 
 def _plain_text(net: PlainNet, prompt: Tensor, n_tokens: int, context: int) -> Callable[[], object]:
-    """Return generation that runs the net over the last ``context`` tokens for each prediction."""
+    """Return generation that runs the model over the last ``context`` tokens for each token."""
 
     @torch.no_grad()
     def call() -> Tensor:
         text = prompt
         while text.shape[1] < prompt.shape[1] + n_tokens:
             seen = text[:, -context:]
-            if isinstance(net, FusedGpt):  # it is given its inputs behind a start token
+            if isinstance(net, FusedGpt):  # it shifts its inputs behind a start token itself
                 seen = torch.nn.functional.pad(seen[:, 1 - context :], (0, 1), value=START)
-            else:  # a context of exactly N tokens, and room for the chunk
+            else:  # it needs exactly N tokens of context, and room for the chunk
                 missing = context - seen.shape[1]
                 seen = torch.nn.functional.pad(seen, (missing, net.supervised), value=START)
             probs = net(seen)[0].softmax(dim=-1)

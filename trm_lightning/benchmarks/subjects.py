@@ -1,4 +1,4 @@
-"""Models and training steps that are measured."""
+"""The models and training steps to measure."""
 
 from collections.abc import Callable
 from functools import partial
@@ -86,7 +86,7 @@ def loss_of(module: TrainingModule) -> Loss:
 
 
 def flops_of(loss: Loss, tokens: Tensor) -> float:
-    """Return the operations of a training step on ids (B, T), counted; gradients are left."""
+    """Return the counted FLOPs of a training step on ids (B, T); leaves gradients behind."""
     return float(count_flops(lambda: loss(tokens).backward()))
 
 
@@ -103,9 +103,9 @@ def training_step(
         return (total,)
 
     if graph:
-        graphed = GraphedStep(compute, optimizer)  # optimizer.step is all of it from now on
+        graphed = GraphedStep(compute, optimizer)  # optimizer.step now replays the whole step
         graphed.tokens = tokens
-        for _ in range(graphed.WARM_UP + 1):  # and the recording
+        for _ in range(graphed.WARM_UP + 1):  # warm-up, then the recording
             optimizer.step()
 
     def step() -> None:

@@ -1,7 +1,7 @@
-"""Timing in rounds: whatever else the machine does meanwhile, it does to all alike.
+"""Timing in interleaved rounds, so that other load on the machine affects all variants alike.
 
-Every round calls each variant for a while, so that a ratio is taken between numbers of the same
-minute; medians and extremes are over the rounds.
+Every round calls each variant for a while, so a ratio compares times of the same minute. Medians
+and extremes are over the rounds.
 """
 
 import statistics
@@ -23,11 +23,11 @@ class Variant:
 
     Attributes:
         name: unique among what is measured together.
-        call: does it once.
-        tokens: that one call trains on, scores, generates or reads; 0 where none are counted.
-        flops: operations of one call, see ``count_flops``; None where none are counted.
-        references: names of variants whose speed is compared with.
-        facts: for the report, such as a length that was measured at.
+        call: runs it once.
+        tokens: that one call trains on, scores, generates or reads; 0 where that has no meaning.
+        flops: of one call, see ``count_flops``; None where they are not counted.
+        references: names of the variants to compare its speed with.
+        facts: further columns of its row, such as the size it was measured at.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Variant:
 
 
 def peak(device: torch.device) -> Variant:
-    """Return what the machine can do at best: one large matrix product."""
+    """Return the machine's attainable peak: one large matrix product."""
     a, b = (torch.randn(PEAK_SIZE, PEAK_SIZE, device=device) for _ in range(2))
     return Variant(PEAK, lambda: a @ b, flops=2.0 * PEAK_SIZE**3)
 
@@ -54,11 +54,11 @@ def measure(
     """Measure variants in rounds.
 
     Args:
-        section: for the bar and the rows.
-        variants: all that is to be measured side by side.
-        device: that they run on.
-        repetitions: rounds.
-        seconds: that a variant is called for in each round, at least once.
+        section: name for the progress bar and the rows.
+        variants: to measure side by side.
+        device: they run on.
+        repetitions: number of rounds.
+        seconds: how long a round repeats a variant; it is called at least once.
 
     Returns:
         A row for each variant; see :func:`row`.
@@ -87,13 +87,13 @@ def row(
     rounds: dict[str, list[float]],
     variants: Sequence[Variant],
 ) -> dict[str, Any]:
-    """Return what is reported of a variant, as plain numbers.
+    """Return the row of a variant, as plain numbers.
 
     Args:
-        section: the row's.
-        variant: that was measured.
-        rounds: by name, the seconds of one call in each round.
-        variants: those that ``rounds`` are of.
+        section: name of the row's section.
+        variant: of the row.
+        rounds: seconds of one call in each round, by the variant's name.
+        variants: all variants in ``rounds``.
     """
     seconds = rounds[variant.name]
     known = {other.name: other for other in variants}
@@ -148,6 +148,6 @@ def _seconds(variant: Variant, device: torch.device, calls: int) -> float:
 
 
 def _wait(device: torch.device) -> None:
-    """Let the device finish what it was given; a CPU has."""
+    """Wait until the device is idle; a CPU runs synchronously."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)

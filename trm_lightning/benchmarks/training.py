@@ -1,4 +1,4 @@
-"""What a training step costs, ours and plain."""
+"""Speed of a training step, beside the plain references."""
 
 from typing import Any
 
@@ -33,7 +33,7 @@ NAMES = {"ar": "AR", "looped": "Looped", "trm": "TRM"}  # of cfg.models
 
 def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure optimizer steps."""
-    ours = _ours(cfg, device)  # first: our models check the shape that all share
+    ours = _ours(cfg, device)  # first: these constructors validate the shape that all share
     variants = [peak(device), *_references(cfg, device), *ours]
     if device.type == "cuda":
         variants += _on_cuda(cfg, device)
@@ -47,7 +47,7 @@ def variant_of(
     references: tuple[str, ...] = (),
     **facts: Any,
 ) -> Variant:
-    """Return an optimizer step of one of our modules on ids (B, T) as something to measure."""
+    """Return a variant that takes an optimizer step of a module on ids (B, T)."""
     net, loss = module.model.to(tokens.device).train(), loss_of(module)
     step = training_step(net, loss, module.make_optimizer(net), tokens)
     n_tokens = len(tokens) * module.supervised_tokens
@@ -95,7 +95,7 @@ def _plain_variant(name: str, net: PlainNet, tokens: Tensor, fused: bool = False
 
 
 def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
-    """Return CUDA graphs and bf16, each alone and both together."""
+    """Return the shipped models with a CUDA graph, in bf16, and with both."""
     tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
     variants = []
     for model, name in NAMES.items():

@@ -1,4 +1,4 @@
-"""Questions that no single entry answers, but a curve through several entries does."""
+"""Curves through the entries of a comparison: the frontier and the recurrence exponent."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ def fit_entries(
     else:
         fit = recurrence(shown, series)
     left_out = [
-        f"{entry['name']}: left out of the fit, being no perplexity of the baseline's text."
+        f"{entry['name']}: left out of the fit: not a perplexity of the baseline's text."
         for entry in entries
         if entry["metric"] is not None and not entry["comparable"]
     ]

@@ -1,4 +1,4 @@
-"""The frontier: how much larger, or dearer, a baseline net must be to equal another net.
+"""The frontier: what a baseline model of equal perplexity costs, as a multiple.
 
 Each seed has its own curve of the baseline's series, and ratios are averaged as logarithms.
 """
@@ -11,20 +11,19 @@ import numpy as np
 
 from trm_lightning.studies.intervals import estimate
 
-# What a net may cost. The ratio is the equal baseline net's cost over the entry's for parameters,
-# and the entry's over the equal baseline net's for the others: "N do the work of k x N, and need
-# q times the arithmetic for it".
+# For parameters, the ratio is baseline / entry: how many times the entry's parameters the equal
+# baseline needs. For FLOPs and seconds it is entry / baseline: what the entry pays for that.
 COSTS = ("parameters", "flops", "seconds")
 Values = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Envelope:
-    """The best that a series reaches at or below each cost: a curve that never rises.
+    """The lowest perplexity of a series at or below each cost; it never rises with cost.
 
     Attributes:
         costs: ascending.
-        perplexities: never ascending; straight between points where both axes are logarithmic.
+        perplexities: never ascending; interpolated linearly on logarithmic axes.
     """
 
     costs: list[float]
@@ -38,10 +37,11 @@ class Envelope:
         return cls([cost for cost, _ in points], lowest.tolist())
 
     def cost_of(self, perplexity: float) -> tuple[float, int]:
-        """Return the least cost that reaches a perplexity, and 0; never extrapolated.
+        """Return the lowest cost that reaches a perplexity, and a side; never extrapolated.
 
-        Beyond the curve's ends that is the end's cost, and 1 where more than it is needed, -1
-        where less is.
+        Returns:
+            Cost and 0 inside the curve; the last cost and 1 where more would be needed; the first
+            cost and -1 where less would do.
         """
         below = [i for i, reached in enumerate(self.perplexities) if reached <= perplexity]
         if not below:
@@ -55,7 +55,7 @@ class Envelope:
 
 
 def frontier(entries: list[Values], series: str) -> Values:
-    """Return the points of all series, and what each costs beside its equal in the baseline's.
+    """Return the points of all series, and their costs relative to the equal baseline.
 
     Args:
         entries: from ``summarise_entries``, of comparable perplexities.
@@ -112,14 +112,15 @@ def _curves(entries: list[Values], series: str, cost: str) -> dict[int, Envelope
 
 
 def _ratio(entry: Values, curves: dict[int, Envelope], cost: str) -> Values | None:
-    """Return an entry's cost beside its equal's: mean of the logarithm, as a ratio.
+    """Return the ratio of an entry's cost and its equal's, a geometric mean over seeds.
 
-    A seed beyond the curve counts with the curve's end, so that the mean is a bound. It has no
-    interval then; where seeds lie beyond both ends, there is nothing to say.
+    A seed beyond the baseline's curve counts with the curve's end: the mean is then a bound and
+    has no interval. Where seeds lie beyond both ends, there is no bound either.
 
     Returns:
         ``relation`` (equal, more than or less than), ``ratio``, its interval ``low`` to ``high``,
-        ``n`` seeds, and ``n_beyond`` of them; None where no baseline run has such a seed.
+        ``n`` seeds, and ``n_beyond`` of them; None where the baseline lacks
+        the seeds, or seeds lie beyond both ends.
     """
     direction = 1 if cost == "parameters" else -1
     logarithms, sides = [], []

@@ -13,8 +13,7 @@ class Estimate:
 
     Attributes:
         mean: over ``n`` seeds.
-        half_width: the interval is ``mean`` plus or minus this; None for a single seed, which
-            says nothing of the spread.
+        half_width: the interval is ``mean`` plus or minus this; None for a single seed.
         n: seeds.
     """
 

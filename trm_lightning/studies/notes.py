@@ -1,4 +1,4 @@
-"""What a reader must know before believing a comparison: parity as it came out, and warnings."""
+"""Notes under a comparison's table: the parity that was reached, and warnings."""
 
 from typing import Any
 
@@ -12,12 +12,12 @@ def notes_on(
     parity: str | None,
     scale: float,
 ) -> list[str]:
-    """Return the warnings that belong under the table, the gravest first.
+    """Return the notes under the table, the most serious first.
 
     Args:
         groups: the entries' runs.
         entries: from :func:`summarise_entries`.
-        parity: what was to be equal; None where the runs were not trained for this comparison.
+        parity: what should be equal; None where the runs were not trained for this comparison.
         scale: part of the full budget that was spent.
     """
     notes = []

@@ -1,4 +1,4 @@
-"""Parity: what must be equal between runs before they are trained, and how equal it came out."""
+"""Parity: what must be equal between runs, checked before training and measured after."""
 
 from typing import Any
 
@@ -102,7 +102,7 @@ def check_same_parameters(configs: dict[str, DictConfig], baseline: str) -> None
 
     Args:
         configs: composed training configs by the entry's name.
-        baseline: the entry that the others are held against.
+        baseline: name of the entry that the others are compared with.
 
     Raises:
         UserError: saying by how much each differs from the baseline.

@@ -1,4 +1,4 @@
-"""Which runs a comparison needs: entries times seeds, each with its overrides, checked at once."""
+"""Which runs a comparison needs: entries times seeds, each with its checked overrides."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ _OWN_KEYS = {
 _INSTEAD = {
     "model": "Give models=[ar,trm].",
     "seed": "Give seeds=5 or seeds=[1,2,3].",
-    "resume": "The same command goes on with what is there; see name=….",
+    "resume": "The same command resumes the comparison of that name; see name=….",
 }
 
 
@@ -62,7 +62,7 @@ class Plan:
 
     Attributes:
         entries: lines of the table.
-        baseline: name of the entry that the others are measured against.
+        baseline: name of the entry that the others are compared with.
         seeds: of each entry.
         runs: to train, ordered by seed, so that an unfinished comparison has complete pairs.
         configs: composed training config of each entry that has runs of its own.

@@ -3,7 +3,7 @@
     L = E + A * (n * r^phi)^(-alpha)
 
 E and A, at least 0, are solved for. Alpha and phi are searched on a grid, then followed along
-their valley, narrow and bent, by Levenberg and Marquardt's method. Many weightings of the same
+their narrow, bent valley by the Levenberg-Marquardt method. Many weightings of the same
 runs are fitted at once.
 """
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
-# Where phi and alpha are searched: far beyond what a loss over depth was ever seen to do.
+# Search range of phi and alpha, far wider than any value observed for loss over depth.
 LIMITS = {"phi": (-2.0, 3.0), "alpha": (0.01, 8.0)}
 _LOW, _HIGH = np.array([np.log(LIMITS["alpha"]), LIMITS["phi"]]).T
 _N_GRID, _N_STEPS = 21, 60
@@ -22,7 +22,7 @@ _N_GRID, _N_STEPS = 21, 60
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs to be fitted, one number each.
+    """The runs to fit, one loss each.
 
     Attributes:
         shapes: (P, 2) the distinct blocks n and loops r.
@@ -54,7 +54,7 @@ class Curve:
     """A fitted power law.
 
     Attributes:
-        phi: what loops are worth.
+        phi: r loops of a block are worth r^phi blocks.
         alpha: how fast loss falls with depth.
         floor: E, nats per token.
         amplitude: A, nats per token above E of one block run once.
@@ -94,7 +94,7 @@ def fit_all(runs: Runs, weights: Floats) -> list[Curve]:
 
 @dataclass(frozen=True)
 class Means:
-    """What is fitted: the weighted mean of each shape's runs, in B weightings.
+    """The weighted mean loss of each shape, for B weightings of the runs.
 
     Attributes:
         log_shapes: (P, 2) logarithms of blocks and loops.

@@ -1,4 +1,4 @@
-"""The arithmetic of training, counted and not estimated: the project's one FLOP counter."""
+"""The arithmetic of training, counted and not estimated: the project's only FLOP counter."""
 
 import copy
 from collections.abc import Callable
@@ -24,7 +24,7 @@ def count_flops(call: Callable[[], object]) -> int:
 
 
 def training_flops(model: LanguageModel, tokens: Tensor, first: int = 0) -> int:
-    """Return the operations of training on one batch: all supervision steps, both ways.
+    """Return the FLOPs of one batch: all supervision steps, forward and backward.
 
     A copy of the model is run, so that its weights, gradients and buffers stay as they are; random
     numbers drawn later are the same as without this call.
