@@ -40,7 +40,7 @@ train: $(STAMP) ## train on the built-in corpus; more settings with ARGS="model=
 benchmark: $(STAMP) ## measure speed on this machine; choose parts with ARGS="sections=[training]"
 	$(BIN)/python -m trm_lightning.benchmark $(ARGS)
 
-test: $(STAMP) ## run the quick tests; choose some with ARGS="tests/test_cli_check.py"
+test: $(STAMP) ## run the quick tests; choose some with ARGS="tests/cli/test_check.py"
 	$(PYTEST) $(ARGS)
 
 test-slow: $(STAMP) ## run the slow tests alone
