@@ -9,6 +9,7 @@ import torch
 from conftest import Configure
 from omegaconf import OmegaConf
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_pb2
 
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
@@ -43,6 +44,14 @@ def test_a_warm_start_is_named_everywhere(
     assert not {tag for tag in tags if tag.endswith("val/ppl")}
     text = events.Tensors("what the numbers mean/text_summary")[0].tensor_proto.string_val[0]
     assert b"NOT A LIKELIHOOD" in text
+    shown = hparams_pb2.HParamsPluginData
+    experiment, start = (
+        shown.FromString(events.SummaryMetadata(f"_hparams_/{name}").plugin_data.content)
+        for name in ("experiment", "session_start_info")
+    )
+    metrics = {info.name.tag for info in experiment.experiment.metric_infos}
+    assert metrics == {"val/warm_start_ppl", "val/ppl_without_answer"}
+    assert start.session_start_info.hparams["model.n_refinements"].number_value == 2
 
 
 def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:

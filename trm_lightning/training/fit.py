@@ -11,14 +11,12 @@ import lightning as L
 import torch
 from hydra.utils import instantiate
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch.loggers import TensorBoardLogger
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import Score
-from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
@@ -37,6 +35,7 @@ from trm_lightning.training.callbacks import (
     TrainLog,
 )
 from trm_lightning.training.flops import training_flops
+from trm_lightning.training.loggers import describe_to_loggers
 from trm_lightning.training.results import describe_run, results_of
 from trm_lightning.training.screens import closing_screen, opening_screen
 
@@ -126,17 +125,6 @@ def final_scores(
     best = checkpoints.best
     trainer.test(module, datamodule=data, ckpt_path=best, weights_only=True, verbose=False)
     return final, module.scores
-
-
-def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:
-    """Tell the loggers the config, and TensorBoard also what each of the run's numbers means."""
-    for logger in trainer.loggers:
-        logger.log_hyperparams(facts["config"])
-        if isinstance(logger, TensorBoardLogger):
-            config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
-            logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
-            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.model.scorers()]
-            logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 
 
 def set_globals(cfg: DictConfig) -> None:
