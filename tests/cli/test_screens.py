@@ -1,0 +1,114 @@
+"""What the commands print, and that what they print to be run runs as pasted."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from trm_lightning.cli.compose import conf_dir
+
+SMALL = (
+    "debug=fast", "trainer=cpu", "threads=1", "progress=false", "model.width=16",
+    "data.corpus.train_words=3000", "+data.corpus.val_words=600",
+)  # fmt: skip
+
+
+def run(folder: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
+    called = [sys.executable, "-m", f"trm_lightning.{command}", *words]
+    return subprocess.run(called, cwd=folder, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("project")
+
+
+@pytest.fixture(scope="module")
+def screen(project: Path) -> str:
+    done = run(project, "train", "model=ar", *SMALL, "resume=auto")
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
+
+
+def test_a_run_opens_with_five_facts(screen: str, project: Path) -> None:
+    opening = [line.split(maxsplit=1) for line in screen.splitlines()[:5]]
+    assert [name for name, _ in opening] == ["model", "data", "device", "budget", "folder"]
+    assert opening[0][1].startswith("AR, ") and opening[3][1].startswith("4 optimizer steps")
+    assert (project / opening[4][1]).is_dir()
+    assert "resume=auto: there is no unfinished run" in screen
+
+
+def test_validations_are_lines_on_the_screen_and_in_the_log(screen: str, project: Path) -> None:
+    (line,) = [line for line in screen.splitlines() if line.startswith("step 4 of 4: val/ppl ")]
+    (log,) = project.glob("outputs/*/*/train.log")
+    assert line in log.read_text()
+
+
+def test_the_closing_screen_names_only_what_is_there(screen: str, project: Path) -> None:
+    (files,) = re.findall(r"Everything is in (\S+)\n +(.+)\n", screen)
+    folder, names = project / files[0], files[1].split(", ")
+    assert {"results.json", "checkpoints"} <= set(names)
+    assert all((folder / name).exists() for name in names)
+    assert "tensorboard" not in screen  # debug=fast has no logger
+
+
+def test_printed_commands_run_as_pasted(screen: str, project: Path) -> None:
+    commands = screen.split("Next:\n")[1].splitlines()
+    (report,) = [line for line in commands if "trm_lightning.report" in line]
+    assert subprocess.run(report, shell=True, cwd=project, check=False).returncode == 0
+    assert len(list(project.glob("outputs/*/*/report.html"))) == 1
+    (other,) = [line for line in commands if "model=trm" in line]
+    composed = other.replace("   #", " --cfg job   #")
+    shown = subprocess.run(composed, shell=True, cwd=project, capture_output=True, text=True)
+    assert "trm_lightning.models.TRM" in shown.stdout, shown.stderr
+
+
+def test_a_sweep_tells_each_job_in_a_line_and_latest_is_its_last(
+    screen: str, project: Path
+) -> None:
+    done = run(project, "train", "-m", "model=ar", *SMALL, "seed=1,2")
+    jobs = [line for line in done.stdout.splitlines() if line.startswith("job ")][:2]
+    for number, line in enumerate(jobs):
+        assert re.fullmatch(
+            rf"job {number}: seed={number + 1} … completed, [\d.]+, [\d.]+ s", line
+        ), line
+    assert done.stdout.count("completed:") == 0  # no screen of a single run between them
+
+    written = run(project, "generate", "run=latest", "prompt=", "n_tokens=3", "device=cpu")
+    assert re.search(r"run=latest is outputs/sweeps/.*/1_seed=2", written.stdout + written.stderr)
+    glob = run(project, "generate", "run=outputs/sweeps/*/*/0*", "prompt=", "n_tokens=3")
+    assert "0_seed=1" in glob.stdout + glob.stderr and glob.returncode == 0
+    missing = run(project, "generate", "run=nothing*", "prompt=")
+    assert missing.returncode == 2 and "there is no such run" in missing.stderr
+    assert "1_seed=2" in missing.stderr  # the newest are named
+
+
+def test_a_run_of_an_older_version_is_refused_by_name(screen: str, project: Path) -> None:
+    (checkpoint,) = project.glob("outputs/*/*/checkpoints/best.ckpt")
+    content = torch.load(checkpoint, weights_only=True)
+    content["format"] -= 1
+    older = project / "older.ckpt"
+    torch.save(content, older)
+    done = run(project, "evaluate", f"run={older}")
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "trm_lightning 0.1.0" in done.stderr
+
+
+@pytest.mark.parametrize("choices", [[], ["model=looped", "data=wikitext2_word"]])
+def test_help_describes_every_key(project: Path, choices: list[str]) -> None:
+    shown = run(project, "train", "--help", *choices).stdout
+    assert re.search(r"model=ar \|.*\n +controls of the leak audit.*leaky_chunk_mask", shown)
+    lines = shown[shown.index("Settings:") : shown.index("Results:")].splitlines()
+    keys = [i for i, line in enumerate(lines) if re.match(r"  [\w.]+=", line)]
+    bare = [
+        lines[i]
+        for i in keys
+        if not re.match(r"  [\w.]+=(\[.*?\]|\S+) +\S", lines[i])
+        and not lines[i + 1].startswith(" " * 30)
+    ]
+    assert len(keys) > 40 and not bare
+    models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
+    assert all(model in shown for model in models if not model.startswith("_"))
