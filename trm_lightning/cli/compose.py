@@ -17,7 +17,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-import trm_lightning
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import parse_overrides, variations
 from trm_lightning.cli.printed import shell_command
@@ -28,7 +27,7 @@ from trm_lightning.errors import UserError
 
 def conf_dir() -> Path:
     """The repository's conf/ in a checkout, the copy inside the package where it was installed."""
-    package = Path(trm_lightning.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     checkout = package.parent
     return (checkout if (checkout / "pyproject.toml").is_file() else package) / "conf"
 
