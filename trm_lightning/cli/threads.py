@@ -4,7 +4,7 @@ import os
 
 # A thread that waits for the others spins this often before it sleeps. By default it spins until
 # its time slice ends, so that with busy neighbours every thread waits for all time slices.
-SPINS = "30000"
+SPINS = "5000"
 CHOSEN_BY_USER = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
 
 
