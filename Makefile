@@ -10,7 +10,7 @@ TORCH := $(shell grep '^torch==' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train benchmark test test-slow lint format check-docs clean
+.PHONY: help venv train benchmark test test-slow test-faults lint format check-docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ test: $(STAMP) ## run the quick tests; choose some with ARGS="tests/cli/test_che
 
 test-slow: $(STAMP) ## run the slow tests alone
 	$(PYTEST) -m slow $(ARGS)
+
+test-faults: $(STAMP) ## kill, damage and attack runs, and print what held
+	$(PYTEST) -m faults tests/faults $(ARGS)
 
 lint: $(STAMP) ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .
