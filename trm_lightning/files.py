@@ -24,7 +24,7 @@ def write_atomically(target: Path) -> Iterator[Path]:
     Raises:
         OSError: when the disk is full or read-only; the old file is unchanged.
     """
-    temporary = _beside(target)
+    temporary = temporary_beside(target)
     try:
         yield temporary
         _flush(temporary)
@@ -61,7 +61,7 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
     If another process has made the target in the meantime, that one stays and this one is dropped.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _beside(target)
+    temporary = temporary_beside(target)
     temporary.mkdir()
     try:
         yield temporary
@@ -77,8 +77,8 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _beside(target: Path) -> Path:
-    """Return an unused path in the target's folder."""
+def temporary_beside(target: Path) -> Path:
+    """Return an unused path in the target's folder; :func:`remove_temporary` knows its form."""
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
 
 

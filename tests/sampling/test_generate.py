@@ -20,7 +20,7 @@ from trm_lightning.data import (
 )
 from trm_lightning.errors import UserError
 from trm_lightning.models import AR, TRM, Looped, SourceTRM
-from trm_lightning.runs.load import FORMAT
+from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.sampling.command import count_layers, generate, text_pieces
 
 TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3

@@ -16,7 +16,8 @@ from omegaconf import DictConfig
 
 from trm_lightning.errors import UserError
 from trm_lightning.models import TRM
-from trm_lightning.runs.load import load_run, read_checkpoint
+from trm_lightning.runs.checkpoint_file import read_checkpoint
+from trm_lightning.runs.load import load_run
 from trm_lightning.training import fit as training
 from trm_lightning.training.callbacks import Checkpoints
 from trm_lightning.training.fit import build_module, total_steps, train
@@ -81,7 +82,7 @@ def test_supervision_loop_equals_a_plain_torch_loop(
             # A key's bias shifts all scores of a query alike: its gradient is rounding noise,
             # which Adam scales up to full steps.
             a, b = (torch.cat((x[:16], x[32:])) for x in (a, b))
-        torch.testing.assert_close(a, b, rtol=0, atol=1e-6)
+        torch.testing.assert_close(a, b, rtol=0, atol=2e-6)
     moved = {
         name
         for name, p in module.model.named_parameters()
@@ -258,18 +259,18 @@ def test_a_loss_that_is_not_finite_stops_the_run(configure: Configure) -> None:
 def test_a_full_disk_keeps_the_checkpoint_from_before(
     configure: Configure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    save = L.Trainer.save_checkpoint
+    save = torch.save
     calls = 0
 
-    def failing(self: L.Trainer, path: Path, **options: Any) -> None:
+    def failing(content: Any, file: Any) -> None:
         nonlocal calls
         calls += 1
         if calls > 1:
-            Path(path).write_bytes(b"half")
+            file.write(b"half")
             raise OSError(28, "No space left on device")
-        save(self, path, **options)
+        save(content, file)
 
-    monkeypatch.setattr(L.Trainer, "save_checkpoint", failing)
+    monkeypatch.setattr(torch, "save", failing)
     cfg = configure("model=ar")
     with pytest.raises(UserError, match="No space left"):
         train(cfg)

@@ -8,18 +8,19 @@ from trm_lightning.errors import UserError
 
 OUTPUTS = Path("outputs")
 LATEST = "latest"
+BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"  # in a run's checkpoints/
 _N_LISTED = 5
 _log = logging.getLogger(__name__)
 
 
 def last_checkpoint(folder: Path) -> Path:
     """Return where a run keeps the checkpoint to resume from."""
-    return folder / "checkpoints" / "last.ckpt"
+    return folder / "checkpoints" / LAST
 
 
 def best_checkpoint(folder: Path) -> Path:
     """Return where a run keeps the checkpoint with the best validation score."""
-    return folder / "checkpoints" / "best.ckpt"
+    return folder / "checkpoints" / BEST
 
 
 def has_checkpoint(folder: Path) -> bool:
@@ -64,20 +65,29 @@ def find_run(
     return found[0]
 
 
-def find_checkpoint(wanted: str | Path) -> Path:
-    """Return the checkpoint to use of a run: its best one, else its last, or the file itself.
+def find_checkpoints(wanted: str | Path) -> list[Path]:
+    """Return the checkpoints of a run that may be used: its best one, its last, the one before.
+
+    Of a file that is named itself, that one alone.
 
     Raises:
         UserError: when there is none.
     """
     path = find_run(wanted)
     if path.is_file():
-        return path
-    for file in (best_checkpoint(path), last_checkpoint(path)):
-        if file.is_file():
-            return file
-    what = "has no checkpoint in it" if path.is_dir() else "does not exist"
-    raise UserError(f"{path} {what}.", _newest_runs(has_checkpoint))
+        return [path]
+    files = [path / "checkpoints" / name for name in (BEST, LAST, PREVIOUS)]
+    files = [file for file in files if file.is_file()]
+    if not files:
+        what = "has no checkpoint in it" if path.is_dir() else "does not exist"
+        raise UserError(f"{path} {what}.", _newest_runs(has_checkpoint))
+    return files
+
+
+def resumable_checkpoints(file: Path) -> list[Path]:
+    """Return the checkpoint to go on from and, where that is the last, the one before it."""
+    previous = file.with_name(PREVIOUS)
+    return [file, previous] if file.name == LAST and previous.is_file() else [file]
 
 
 def _newest_runs(usable: Callable[[Path], bool]) -> str:

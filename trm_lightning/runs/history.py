@@ -25,7 +25,12 @@ def append_line(path: Path, line: dict[str, float]) -> None:
         file.write(json.dumps(line) + "\n")
 
 
-def drop_lines_after(path: Path, step: int) -> None:
-    """Keep the lines up to optimizer step ``step``, in one atomic exchange of the file."""
+def drop_lines_after(path: Path, step: int) -> list[dict[str, float]]:
+    """Keep the lines up to optimizer step ``step``, in one atomic exchange of the file.
+
+    Returns:
+        The lines that are kept.
+    """
     kept = [line for line in read_lines(path) if line["step"] <= step]
     write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    return kept

@@ -4,7 +4,7 @@ A run folder holds ``.hydra/`` (the composed config), ``checkpoints/last.ckpt`` 
 ``metrics.jsonl``, ``tensorboard/``, ``tokenizer.json`` and ``results.json``.
 """
 
-import pickle
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,8 @@ from omegaconf import OmegaConf
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.find import find_checkpoint
-
-FORMAT = 2  # of checkpoints and results.json; raise it when older ones can no longer be read
-READERS = {1: "trm_lightning 0.1.0 (commit 872299a)"}
+from trm_lightning.runs.checkpoint_file import read_first
+from trm_lightning.runs.find import find_checkpoints, resumable_checkpoints
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,7 @@ def load_run(
         UserError: where there is no checkpoint, or it cannot be read or is of another version; for
             a threshold out of range or a model that refines nothing.
     """
-    file = find_checkpoint(path)
-    checkpoint = read_checkpoint(file)
+    file, checkpoint = read_first(find_checkpoints(path))
     facts = checkpoint["run"]
     config = OmegaConf.create(facts["config"])
     tokenizer = tokenizer_from_state(facts["tokenizer"])
@@ -116,60 +113,34 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def read_checkpoint(file: Path) -> dict[str, Any]:
-    """Read a checkpoint; nothing in it is executed.
-
-    Raises:
-        UserError: when the file is damaged or not one of ours.
-    """
-    try:
-        checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(
-            f"The checkpoint {file} cannot be read: {reason}",
-            "It may be damaged or cut short; use the run's other checkpoint if there is one.",
-        ) from error
-    if not isinstance(checkpoint, dict) or not {"run", "counters", "ema"} <= checkpoint.keys():
-        raise UserError(f"{file} is not a checkpoint of trm_lightning.")
-    check_format(checkpoint, file)
-    return checkpoint
-
-
-def check_format(content: dict[str, Any], file: Path) -> None:
-    """Check that a checkpoint or a ``results.json`` is of this version's format.
-
-    Raises:
-        UserError: naming the version that reads it.
-    """
-    found = content.get("format", 1)
-    if found != FORMAT:
-        reader = READERS.get(found, "a newer version of trm_lightning")
-        raise UserError(
-            f"{file} has format {found}, which {reader} reads; this one reads {FORMAT}."
-        )
-
-
-def check_resumable(file: Path, facts: dict[str, Any]) -> int:
+def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, int]:
     """Check that a checkpoint can be continued by the run that ``facts`` describe.
 
     Returns:
-        The batches that the checkpoint has seen.
+        The checkpoint to load, which is the one before where the last is damaged; and the batches
+        that it has seen.
 
     Raises:
-        UserError: when vocabulary, data or size of the net differ.
+        UserError: when vocabulary, data, size of the net or kind of optimizer differ.
     """
-    checkpoint = read_checkpoint(file)
+    wanted = file
+    file, checkpoint = read_first(resumable_checkpoints(wanted))
+    if file != wanted:  # out of the way: the next save would make it the one before
+        with contextlib.suppress(OSError):
+            wanted.replace(wanted.with_suffix(".damaged"))
+    stored = checkpoint["run"]
     names = {"vocab_size": "vocabulary", "data_fingerprint": "data", "parameters": "parameters"}
     differing = [
-        f"{name} {checkpoint['run'][key]} there, {facts[key]} here"
+        f"{name} {stored[key]} there, {facts[key]} here"
         for key, name in names.items()
-        if checkpoint["run"][key] != facts[key]
+        if stored[key] != facts[key]
     ]
+    there, here = (run["config"]["optimizer"]["_target_"] for run in (stored, facts))
+    if there != here:
+        differing.append(f"optimizer {there} there, {here} here")
     if differing:
         raise UserError(
             f"{file} belongs to another run: {'; '.join(differing)}.",
-            "Resume with the run's own data and model settings, or start a new run.",
+            "Resume with the run's own data, model and optimizer, or start a new run.",
         )
-    batches: int = checkpoint["counters"]["batches_seen"]
-    return batches
+    return file, checkpoint["counters"]["batches_seen"]

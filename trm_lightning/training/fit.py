@@ -24,6 +24,7 @@ from trm_lightning.runs.history import FILE
 from trm_lightning.runs.load import build_model, check_resumable
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
+    CheckpointFiles,
     Checkpoints,
     FiniteLoss,
     LeakAudit,
@@ -61,7 +62,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
     facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
-    seen = check_resumable(Path(cfg.resume), facts) if cfg.resume else 0
+    checkpoint, seen = check_resumable(Path(cfg.resume), facts) if cfg.resume else (None, 0)
     data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
 
     log = TrainLog(cfg.log_every, folder / FILE, clock)
@@ -87,7 +88,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
     try:
         # With a bar, lines appear above it.
         with logging_redirect_tqdm() if cfg.progress else nullcontext():
-            trainer.fit(module, datamodule=data, ckpt_path=cfg.resume, weights_only=True)
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except TrainingStop:
         raise KeyboardInterrupt from None
     facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
@@ -117,7 +118,8 @@ def final_scores(
     The last validation of training serves where it is of the last step and scored everything.
     """
     data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
-    if log.validated_step != module.optimizer_steps or len(module.model.scorers()) > 1:
+    stale = log.validated_step != module.optimizer_steps
+    if stale or len(module.model.scorers()) > 1:
         trainer.validate(module, datamodule=data, verbose=False)
     final = module.scores
     if not cfg.test or "test" not in data.splits:
@@ -218,6 +220,7 @@ def build_trainer(
             enable_progress_bar=False,
             enable_model_summary=False,
             inference_mode=False,
+            plugins=[*(cfg.trainer.get("plugins") or []), CheckpointFiles()],
             use_distributed_sampler=False,
         )
     except Exception as error:

@@ -120,6 +120,11 @@ class TrainingModule(L.LightningModule):
         self.tokens_seen += tokens.numel() * self.trainer.world_size
         self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
 
+    @property
+    def validation_is_due(self) -> bool:
+        """Whether Lightning validates after the present batch."""
+        return self.batches_seen % int(self.trainer.val_check_batch or 1) == 0
+
     def _clipped_gradients(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run a whole supervision step but for the update; return nats and gradient norm."""
         step = self.model.supervision_step(tokens, self._first(tokens))

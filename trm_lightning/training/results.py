@@ -9,9 +9,9 @@ from omegaconf import DictConfig, OmegaConf
 from trm_lightning.data import TextDataModule
 from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp
 from trm_lightning.models import LanguageModel
+from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.runs.environment import environment
 from trm_lightning.runs.history import read_lines
-from trm_lightning.runs.load import FORMAT
 
 
 def describe_run(

@@ -1,6 +1,6 @@
 """What happens beside training: logs, checkpoints, the progress bar, samples, a clean stop."""
 
-from trm_lightning.training.callbacks.checkpoints import Checkpoints
+from trm_lightning.training.callbacks.checkpoints import CheckpointFiles, Checkpoints
 from trm_lightning.training.callbacks.finite_loss import FiniteLoss
 from trm_lightning.training.callbacks.leak_audit import LeakAudit
 from trm_lightning.training.callbacks.progress import Progress
@@ -10,6 +10,7 @@ from trm_lightning.training.callbacks.time_budget import TimeBudget
 from trm_lightning.training.callbacks.train_log import TrainLog
 
 __all__ = [
+    "CheckpointFiles",
     "Checkpoints",
     "FiniteLoss",
     "LeakAudit",

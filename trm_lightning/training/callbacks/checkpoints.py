@@ -6,12 +6,31 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.fabric.utilities.types import _PATH
+from lightning.pytorch.trainer.states import TrainerFn
 
-from trm_lightning.errors import UserError
-from trm_lightning.files import write_atomically
-from trm_lightning.runs.load import FORMAT
+from trm_lightning.runs.checkpoint_file import FORMAT, read_checkpoint, write_checkpoint
+from trm_lightning.runs.find import BEST, LAST
 from trm_lightning.training import TrainingModule
+from trm_lightning.training.callbacks.finite_loss import check_finite_state
 from trm_lightning.training.callbacks.stop import TrainingStop
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Writes and reads checkpoints for Lightning, by this package's own functions."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: _PATH, storage_options: Any = None
+    ) -> None:
+        """See :func:`write_checkpoint`."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self, path: _PATH, map_location: Any = None, weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """See :func:`read_checkpoint`; tensors come on the CPU and are copied where they go."""
+        return read_checkpoint(Path(path))
 
 
 class Checkpoints(L.Callback):
@@ -42,17 +61,16 @@ class Checkpoints(L.Callback):
     @property
     def last(self) -> Path:
         """Path of the checkpoint to resume from."""
-        return self.folder / "last.ckpt"
+        return self.folder / LAST
 
     @property
     def best(self) -> Path:
         """Path of the checkpoint with the best validation score."""
-        return self.folder / "best.ckpt"
+        return self.folder / BEST
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Put random number generators where the checkpoint left them."""
-        assert isinstance(pl_module, TrainingModule)
-        self._next_save = pl_module.optimizer_steps + self.every
+        self._next_save = self._multiple_after(_training_module(pl_module).optimizer_steps)
         if self._rng is not None:
             torch.set_rng_state(self._rng["cpu"].cpu())
             if torch.cuda.is_available() and self._rng["cuda"]:
@@ -61,53 +79,51 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
     ) -> None:
-        """Save ``last`` when ``every`` steps have gone by."""
-        assert isinstance(pl_module, TrainingModule)
-        if pl_module.optimizer_steps >= self._next_save:
-            self._next_save = pl_module.optimizer_steps + self.every
-            self.save(trainer, self.last)
+        """Save ``last`` when due. Before a validation, not yet: a resumed run would skip that."""
+        if not _training_module(pl_module).validation_is_due:
+            self._save_if_due(trainer, pl_module)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save ``best`` when the validation score is the lowest so far."""
-        assert isinstance(pl_module, TrainingModule)
+        """Save ``best`` when the validation score is the lowest so far, and ``last`` when due."""
+        module = _training_module(pl_module)
         # The first score is the one the net is trained for; see LanguageModel.scorers.
-        score = next(iter(pl_module.scores.values())).perplexity
+        score = next(iter(module.scores.values())).perplexity
         if score < self.best_score:
-            self.best_score, self.best_step = score, pl_module.optimizer_steps
-            self.save(trainer, self.best)
+            self.best_score, self.best_step = score, module.optimizer_steps
+            self.save(trainer, module, self.best)
+        if trainer.state.fn == TrainerFn.FITTING:
+            self._save_if_due(trainer, module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save ``last`` as training ends by its budget or an early stop."""
-        self.save(trainer, self.last)
+        self.save(trainer, pl_module, self.last)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Save ``last`` after a stop by signal; after any other error its state is not whole."""
         if isinstance(exception, TrainingStop):
-            self.save(trainer, self.last)
+            self.save(trainer, pl_module, self.last)
 
-    def save(self, trainer: L.Trainer, path: Path) -> None:
-        """Write a checkpoint beside ``path`` and move it there, so that none is ever half-written.
+    def _save_if_due(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        steps = _training_module(pl_module).optimizer_steps
+        if steps >= self._next_save:
+            self._next_save = self._multiple_after(steps)
+            self.save(trainer, pl_module, self.last)
+
+    def _multiple_after(self, steps: int) -> int:
+        return (steps // self.every + 1) * self.every
+
+    def save(self, trainer: L.Trainer, pl_module: L.LightningModule, path: Path) -> None:
+        """Write a checkpoint, see :func:`write_checkpoint`.
 
         Raises:
             UserError: when the disk is full or cannot be written; the checkpoint before stays.
-            TrainingError: when the loss is not finite; likewise.
+            TrainingError: when loss, weights or optimizer state are not finite; likewise.
         """
         self.check()
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if trainer.is_global_zero:
-                with write_atomically(path) as temporary:
-                    trainer.save_checkpoint(temporary, weights_only=False)  # with the optimizer
-            else:  # every process takes part in saving
-                trainer.save_checkpoint(path, weights_only=False)
-        except OSError as error:
-            raise UserError(
-                f"The checkpoint {path} could not be written: {error}.",
-                "Make room or choose another folder (hydra.run.dir=…), then go on with "
-                f"resume={self.folder.parent}. The checkpoint from before is kept.",
-            ) from error
+        check_finite_state(_training_module(pl_module))
+        trainer.save_checkpoint(path, weights_only=False)  # with the optimizer
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -134,3 +150,8 @@ class Checkpoints(L.Callback):
         """Go on from a checkpoint's best score."""
         self.best_score = state_dict["best_score"]
         self.best_step = state_dict["best_step"]
+
+
+def _training_module(module: L.LightningModule) -> TrainingModule:
+    assert isinstance(module, TrainingModule)
+    return module

@@ -10,6 +10,12 @@ from torch import Tensor
 from trm_lightning.errors import TrainingError
 from trm_lightning.training import TrainingModule
 
+ADVICE = (
+    "The checkpoints from before are kept. Go on from the last one with a lower learning rate "
+    "(resume=<run folder> optimizer.lr=…), or start again with more warm-up "
+    "(schedule.warmup_steps=…) or precision=32-true."
+)
+
 
 class FiniteLoss(L.Callback):
     """Checks every loss, but reads them from the device only now and then.
@@ -44,10 +50,27 @@ class FiniteLoss(L.Callback):
         self._losses.clear()
         for i, loss in enumerate(losses):
             if not math.isfinite(loss):
-                raise TrainingError(
-                    f"The loss became {loss} at optimizer step "
-                    f"{self._last_step - len(losses) + i + 1}.",
-                    "The checkpoints from before are kept. Start again with a lower learning rate "
-                    "(optimizer.lr=…), more warm-up (schedule.warmup_steps=…) or "
-                    "precision=32-true.",
-                )
+                step = self._last_step - len(losses) + i + 1
+                raise TrainingError(f"The loss became {loss} at optimizer step {step}.", ADVICE)
+
+
+def check_finite_state(module: TrainingModule) -> None:
+    """Check the weights, their average and the optimizer's state.
+
+    A loss is computed before the step that may spoil the weights, so finite losses do not do.
+
+    Raises:
+        TrainingError: naming what is not finite.
+    """
+    average = module.ema.average if module.ema else {}
+    states = module.optimizers().optimizer.state.values()  # type: ignore[union-attr]
+    parts: dict[str, list[Tensor]] = {
+        "weights": list(module.model.parameters()),
+        "averaged weights": list(average.values()),
+        "optimizer's state": [v for s in states for v in s.values() if isinstance(v, Tensor)],
+    }
+    for name, tensors in parts.items():
+        floating = [tensor.detach() for tensor in tensors if tensor.is_floating_point()]
+        if floating and not torch.stack([t.isfinite().all() for t in floating]).all():
+            step = module.optimizer_steps
+            raise TrainingError(f"The {name} became NaN or infinite by step {step}.", ADVICE)

@@ -1,5 +1,6 @@
 """What the model writes, and how it refines a chunk, after each validation."""
 
+import re
 from pathlib import Path
 
 import lightning as L
@@ -8,6 +9,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from trm_lightning.data import TextDataModule, Tokenizer
+from trm_lightning.files import write_text
 from trm_lightning.models import LanguageModel
 from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.sampling.methods import Sampler
@@ -15,6 +17,7 @@ from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
 
 SEED = 0  # the same draws at every validation: what changes is the model
+_HEAD = re.compile(r"^--- step (\d+) ---$", re.MULTILINE)
 N_SHOWN = 16  # tokens of the prompt that stand before a sample
 
 
@@ -33,6 +36,18 @@ class Samples(L.Callback):
     def __init__(self, path: Path | None, n_tokens: int = 100) -> None:
         self.path = path
         self.n_tokens = n_tokens
+        self._written: set[int] = set()  # optimizer steps
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop samples that a killed run wrote after its last checkpoint."""
+        assert isinstance(pl_module, TrainingModule)
+        if not trainer.is_global_zero or self.path is None or not self.path.is_file():
+            return
+        parts = _HEAD.split(self.path.read_text(encoding="utf-8", errors="replace"))
+        samples = {int(step): text for step, text in zip(parts[1::2], parts[2::2], strict=True)}
+        kept = {k: text for k, text in samples.items() if k <= pl_module.optimizer_steps}
+        write_text(self.path, "".join(f"--- step {k} ---{text}" for k, text in kept.items()))
+        self._written = set(kept)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a sample and a picture, in the first process."""
@@ -42,6 +57,9 @@ class Samples(L.Callback):
         assert isinstance(pl_module, TrainingModule)
         data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
         step = pl_module.optimizer_steps
+        if step in self._written:
+            return
+        self._written.add(step)
         with pl_module.scoring() as model:
             window = np.asarray(data.splits["val"].tokens[: model.window_size], dtype=np.int64)
             text = self._continue(model, data.tokenizer, window.tolist())

@@ -34,7 +34,7 @@ class StopCleanly(L.Callback):
     ) -> None:
         """Stop here, unless a validation is due: a resumed run would leave it out."""
         assert isinstance(pl_module, TrainingModule)
-        if pl_module.batches_seen % int(trainer.val_check_batch or 1):
+        if not pl_module.validation_is_due:
             self._stop_if_asked(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

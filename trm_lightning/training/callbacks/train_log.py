@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from trm_lightning.evaluation.metrics import safe_exp
@@ -18,6 +19,9 @@ _log = logging.getLogger(__name__)
 
 class TrainLog(L.Callback):
     """Logs against optimizer steps and against tokens, without a device sync between logs.
+
+    A resumed run writes the lines of an uninterrupted one, each once: what a killed run wrote
+    after its last checkpoint is dropped, and losses that wait for their line are in the checkpoint.
 
     The train loss is that of supervision step 1: later steps on a batch score weights that were
     just updated on it.
@@ -34,18 +38,23 @@ class TrainLog(L.Callback):
         self.clock = clock
         self.validated_step = -1
         self.latest: dict[str, float] = {}
-        self._nats: list[list[Tensor]] = []
+        self._nats: list[list[Tensor]] = []  # of batches whose losses are still on the device
+        self._losses: list[float] = []  # of step 1, of the other batches since the last line
+        self._later_losses: list[float] = []  # of steps 2 …, of the last batch
         self._next_log = 0
         self._tokens_logged = 0
         self._seconds_logged = 0.0
+        self._written: set[tuple[Any, ...]] = set()
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Drop lines that a killed run wrote after its last checkpoint."""
+        step = _training_module(pl_module).optimizer_steps
+        if trainer.is_global_zero and self.path.exists():
+            self._written = {_names(line) for line in drop_lines_after(self.path, step)}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Drop lines that a killed run wrote after its last checkpoint."""
-        module = _training_module(pl_module)
-        self._next_log = module.optimizer_steps + self.log_every
-        self._tokens_logged, self._seconds_logged = module.tokens_seen, self.clock.seconds
-        if trainer.is_global_zero and self.path.exists():
-            drop_lines_after(self.path, module.optimizer_steps)
+        """Start to count."""
+        self._next_log = self._multiple_after(_training_module(pl_module).optimizer_steps)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
@@ -64,9 +73,10 @@ class TrainLog(L.Callback):
 
     def flush(self, trainer: L.Trainer, module: TrainingModule) -> None:
         """Log what has been collected since the last line."""
-        if not self._nats or module.record is None:
+        self._fetch_losses(trainer)
+        if not self._losses or module.record is None:
             return
-        first = torch.stack([batch[0] for batch in self._nats]).double().mean().item()
+        first = sum(self._losses) / len(self._losses)
         seconds = self.clock.tick()
         elapsed = max(seconds - self._seconds_logged, 1e-9)
         values: dict[str, float] = {
@@ -76,12 +86,26 @@ class TrainLog(L.Callback):
             "train/lr": float(module.lr_schedulers().get_last_lr()[0]),  # type: ignore[union-attr]
             "train/tokens_per_second": (module.tokens_seen - self._tokens_logged) / elapsed,
         }
-        for k, loss in enumerate(self._nats[-1][1:], start=2):
-            values[f"train/nats_supervision_step_{k}"] = float(loss)
-        self._nats.clear()
-        self._next_log = module.optimizer_steps + self.log_every
+        for k, loss in enumerate(self._later_losses, start=2):
+            values[f"train/nats_supervision_step_{k}"] = loss
+        self._losses.clear()
+        self._next_log = self._multiple_after(module.optimizer_steps)
         self._tokens_logged, self._seconds_logged = module.tokens_seen, seconds
         self._write(trainer, module, values)
+
+    def _fetch_losses(self, trainer: L.Trainer) -> None:
+        """Read the collected losses from the device, as means over all processes."""
+        if not self._nats:
+            return
+        firsts, later = torch.stack([batch[0] for batch in self._nats]), self._nats[-1][1:]
+        losses = torch.cat((firsts, torch.stack(later))) if later else firsts
+        means = torch.as_tensor(trainer.strategy.reduce(losses, reduce_op="mean")).tolist()
+        self._losses += means[: len(firsts)]
+        self._later_losses = means[len(firsts) :]
+        self._nats.clear()
+
+    def _multiple_after(self, steps: int) -> int:
+        return (steps // self.log_every + 1) * self.log_every
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the validation's scores."""
@@ -92,25 +116,54 @@ class TrainLog(L.Callback):
             values[name] = score.perplexity
             values[f"{name}_nats_per_token"] = score.nats_per_token
             values[f"{name}_bits_per_character"] = score.bits_per_character
-        self._write(trainer, module, values)
-        if trainer.is_global_zero:
+        if self._write(trainer, module, values):
             shown = ", ".join(
                 f"{name} {score.perplexity:.4g}" for name, score in module.scores.items()
             )
             steps = f"step {module.optimizer_steps:,} of {module.total_steps:,}"
             _log.info("%s: %s (%.0f s of training)", steps, shown, self.clock.seconds)
 
-    def _write(self, trainer: L.Trainer, module: TrainingModule, values: dict[str, float]) -> None:
+    def _write(self, trainer: L.Trainer, module: TrainingModule, values: dict[str, float]) -> bool:
+        """Write a line, in the first process and once; return whether it did."""
         self.latest.update(values)
-        if not trainer.is_global_zero:
-            return
         step, tokens = module.optimizer_steps, module.tokens_seen
+        seconds = round(self.clock.seconds, 3)
+        line = {"step": step, "tokens": tokens, "seconds": seconds, **values}
+        if not trainer.is_global_zero or _names(line) in self._written:
+            return False
+        self._written.add(_names(line))
+        append_line(self.path, line)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
             by_tokens = {f"by_tokens/{k}": v for k, v in values.items() if k.endswith("ppl")}
             logger.log_metrics(by_tokens, step=tokens)
-        seconds = round(self.clock.seconds, 3)
-        append_line(self.path, {"step": step, "tokens": tokens, "seconds": seconds, **values})
+        return True
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Save what waits for the next line."""
+        self._fetch_losses(trainer)
+        checkpoint["train_log"] = {
+            "losses": list(self._losses),
+            "tokens_logged": self._tokens_logged,
+            "seconds_logged": self._seconds_logged,
+        }
+
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Go on from what waited for its line."""
+        if trainer.state.fn == TrainerFn.FITTING:  # not from the best weights, for the test
+            stored = checkpoint["train_log"]
+            self._losses = list(stored["losses"])
+            self._tokens_logged = stored["tokens_logged"]
+            self._seconds_logged = stored["seconds_logged"]
+
+
+def _names(line: dict[str, Any]) -> tuple[Any, ...]:
+    """Return what tells a line of the history from others: its step and what it holds."""
+    return (line["step"], *sorted(key for key in line if "/" in key))
 
 
 def _training_module(module: L.LightningModule) -> TrainingModule:
