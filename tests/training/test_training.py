@@ -14,10 +14,11 @@ from conftest import Configure
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from trm_lightning.errors import UserError
+from trm_lightning.errors import TrainingError, UserError
 from trm_lightning.models import TRM
 from trm_lightning.runs.checkpoint_file import read_checkpoint
 from trm_lightning.runs.load import load_run
+from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
 from trm_lightning.training.callbacks import Checkpoints
 from trm_lightning.training.fit import build_module, total_steps, train
@@ -385,3 +386,71 @@ def test_seconds_end_a_run_and_its_schedule(configure: Configure) -> None:
     rates = [line["train/lr"] for line in lines if "train/lr" in line]
     assert len(rates) > 1 and rates[-1] < max(rates)
     assert lines[-1]["step"] == results["optimizer_steps"] and "val/ppl" in lines[-1]
+
+
+def test_optimizer_settings_of_a_resumed_run_take_effect(configure: Configure) -> None:
+    cfg = configure("model=ar", "schedule=constant", "optimizer=adamw", "optimizer.lr=0.008")
+    train(cfg)
+    cfg.resume = str(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    cfg.budget.steps = 16
+    cfg.optimizer.lr, cfg.optimizer.weight_decay = 0.001, 0.5
+    (Path(cfg.run_dir) / "results.json").unlink()
+    results = train(cfg)
+    assert results["config"]["optimizer"]["lr"] == 0.001
+    rates = {
+        line["step"]: line["train/lr"] for line in lines_of(Path(cfg.run_dir)) if "train/lr" in line
+    }
+    assert (rates[8], rates[9], rates[16]) == pytest.approx((0.008, 0.001, 0.001))
+    state = read_checkpoint(Path(cfg.resume))["optimizer_states"][0]["param_groups"]
+    assert {group["lr"] for group in state} == {0.001} and state[0]["weight_decay"] == 0.5
+
+
+def test_another_optimizer_cannot_go_on(configure: Configure) -> None:
+    cfg = configure("model=ar", "optimizer=adamw")
+    train(cfg)
+    other = configure("model=ar", "optimizer=muon")
+    other.resume = str(Path(cfg.run_dir) / "checkpoints" / "last.ckpt")
+    with pytest.raises(UserError, match=r"optimizer .*adamw there, .*muon here"):
+        train(other)
+
+
+def test_weights_that_are_not_finite_are_not_saved(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loss of a step is computed before the update that spoils the weights."""
+    step = TrainingModule._optimizer_step
+
+    def spoiling(self: TrainingModule) -> None:
+        step(self)
+        if self.optimizer_steps == 6:  # a save is due
+            with torch.no_grad():
+                next(self.model.parameters()).view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(TrainingModule, "_optimizer_step", spoiling)
+    cfg = configure("model=ar", "log_every=50")
+    with pytest.raises(TrainingError, match="weights became NaN or infinite by step 6"):
+        train(cfg)
+    last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    assert read_checkpoint(last)["counters"]["optimizer_steps"] == 4
+    monkeypatch.undo()
+    cfg.resume, cfg.optimizer.lr = str(last), 1e-4
+    assert train(cfg)["optimizer_steps"] == 8
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
+    configure: Configure, place: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    cfg = configure("model=ar")
+    train(cfg)
+    last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[int(place * len(content))] ^= 1
+    last.write_bytes(content)
+    with pytest.raises(UserError, match="cannot be read"):
+        read_checkpoint(last)
+    (Path(cfg.run_dir) / "results.json").unlink()
+    cfg.resume = str(last)
+    assert train(cfg)["optimizer_steps"] == 8
+    assert "Another checkpoint of the run is used" in caplog.text
+    assert read_checkpoint(last)["counters"]["optimizer_steps"] == 8

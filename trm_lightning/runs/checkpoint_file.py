@@ -43,7 +43,7 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
             with temporary.open("xb") as file:
                 torch.save(content, file)
             if path.name == LAST:
-                _keep(path, path.with_name(PREVIOUS))
+                give_name(path, path.with_name(PREVIOUS))
     except (OSError, RuntimeError) as error:  # torch tells a full disk as a RuntimeError
         raise UserError(
             f"The checkpoint {path} could not be written: {error}.",
@@ -52,12 +52,12 @@ def write_checkpoint(content: dict[str, Any], path: Path) -> None:
         ) from error
 
 
-def _keep(path: Path, name: Path) -> None:
-    """Give a file a second name, in place of what had it; the file is never without its own."""
+def give_name(path: Path, name: Path) -> None:
+    """Give a file a second name, in place of what had it; on a disk without hard links, do not."""
     if not path.exists():
         return
     link = temporary_beside(name)
-    with contextlib.suppress(OSError):  # a disk without hard links keeps no previous one
+    with contextlib.suppress(OSError):
         os.link(path, link)
         link.replace(name)
 

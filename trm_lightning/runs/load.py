@@ -4,7 +4,6 @@ A run folder holds ``.hydra/`` (the composed config), ``checkpoints/last.ckpt`` 
 ``metrics.jsonl``, ``tensorboard/``, ``tokenizer.json`` and ``results.json``.
 """
 
-import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from omegaconf import OmegaConf
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.checkpoint_file import read_first
+from trm_lightning.runs.checkpoint_file import give_name, read_first
 from trm_lightning.runs.find import find_checkpoints, resumable_checkpoints
 
 
@@ -125,9 +124,8 @@ def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, int]:
     """
     wanted = file
     file, checkpoint = read_first(resumable_checkpoints(wanted))
-    if file != wanted:  # out of the way: the next save would make it the one before
-        with contextlib.suppress(OSError):
-            wanted.replace(wanted.with_suffix(".damaged"))
+    if file != wanted:  # else the next save would keep the damaged one as the one before
+        give_name(file, wanted)
     stored = checkpoint["run"]
     names = {"vocab_size": "vocabulary", "data_fingerprint": "data", "parameters": "parameters"}
     differing = [

@@ -91,6 +91,10 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
         optimizer = self.make_optimizer(self.model)
+        self._groups = [
+            {key: value for key, value in group.items() if key != "params"}
+            for group in optimizer.param_groups
+        ]
         schedule = self.make_schedule(
             optimizer, total_steps=self.total_steps, time_share=self.time_share
         )
@@ -98,6 +102,18 @@ class TrainingModule(L.LightningModule):
         graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
         self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_train_start(self) -> None:
+        """Let this call's settings of the optimizer count, where a checkpoint brought its own."""
+        groups = self.optimizers().param_groups  # type: ignore[union-attr]
+        schedule: Any = self.lr_schedulers()
+        for i, (group, wanted) in enumerate(zip(groups, self._groups, strict=True)):
+            peak = group["initial_lr"]
+            group.update({key: value for key, value in wanted.items() if key != "lr"})
+            if wanted["lr"] != peak:
+                schedule.base_lrs[i] = group["initial_lr"] = wanted["lr"]
+                schedule._last_lr[i] = wanted["lr"] * (schedule._last_lr[i] / peak if peak else 1)
+                group["lr"] = schedule._last_lr[i]
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
         """Train on one batch of ids (B, L) for all its supervision steps."""
@@ -243,5 +259,6 @@ class TrainingModule(L.LightningModule):
         """Restore what :meth:`on_save_checkpoint` saved."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
-        if self.ema is not None and checkpoint["ema"] is not None:
-            self.ema.load_state(checkpoint["ema"])
+        if self.ema is not None:
+            weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items()}
+            self.ema.load_state(checkpoint["ema"] or {"n_updates": 0, "average": weights})

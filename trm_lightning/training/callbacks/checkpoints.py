@@ -56,6 +56,7 @@ class Checkpoints(L.Callback):
         self.best_score = float("inf")
         self.best_step = -1
         self._next_save = 0
+        self._saved_step = -1
         self._rng: dict[str, Any] | None = None
 
     @property
@@ -96,7 +97,8 @@ class Checkpoints(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save ``last`` as training ends by its budget or an early stop."""
-        self.save(trainer, pl_module, self.last)
+        if self._saved_step != _training_module(pl_module).optimizer_steps:
+            self.save(trainer, pl_module, self.last)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
@@ -124,6 +126,8 @@ class Checkpoints(L.Callback):
         self.check()
         check_finite_state(_training_module(pl_module))
         trainer.save_checkpoint(path, weights_only=False)  # with the optimizer
+        if path == self.last:
+            self._saved_step = _training_module(pl_module).optimizer_steps
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
