@@ -1,4 +1,6 @@
-"""The exceptions for what the user can mend."""
+"""The exceptions for what the user can mend, and for a process that is asked to end."""
+
+import signal
 
 
 class UserError(Exception):
@@ -21,3 +23,33 @@ class TrainingError(UserError):
     """What only training could find out, such as a loss that is no number: exit status 1."""
 
     exit_status = 1
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the process to end, like Ctrl-C.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int = signal.SIGINT) -> None:
+        super().__init__()
+        self.number = number
+
+    @property
+    def exit_status(self) -> int:
+        """What shells report for a process that this signal ended."""
+        return 128 + self.number
+
+
+# Ctrl-C, an eviction, a warning before one, a closed terminal; those that this system has.
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    if hasattr(signal, name)
+)
+
+
+def raise_stopped(number: int, frame: object) -> None:
+    """Handle a signal by raising :class:`Stopped`."""
+    raise Stopped(number)

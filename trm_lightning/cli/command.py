@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +19,7 @@ from trm_lightning.cli.compose import Call, check_call, compose_or_explain, comp
 from trm_lightning.cli.help import show_help
 from trm_lightning.cli.overrides import name_by_choices
 from trm_lightning.cli.schema import SCHEMAS
-from trm_lightning.errors import UserError
+from trm_lightning.errors import STOP_SIGNALS, UserError, raise_stopped
 
 
 def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
@@ -26,7 +27,7 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
 
     The decorated function reads the command line when it is called without arguments; called with
     a config it runs the function itself. Exit status: 0, 1 after an exception or a failed job of a
-    sweep, 2 after a UserError, 130 after Ctrl-C.
+    sweep, 2 after a UserError, 128 + n after signal n (130 after Ctrl-C).
 
     The first paragraph of the function's docstring heads `--help`; the lines of a paragraph that
     begins with `Examples:` are shown as its examples.
@@ -37,14 +38,16 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
         def main(*config: Any) -> Any:
             if config:
                 return task(*config)
+            for number in STOP_SIGNALS:
+                if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
+                    signal.signal(number, raise_stopped)
             try:
                 _run(name, task)
             except UserError as mistake:
                 screen.show(f"trm-{name}", mistake)
                 sys.exit(2)
-            except KeyboardInterrupt:
-                print("\nInterrupted", file=sys.stderr)
-                sys.exit(job.INTERRUPTED)
+            except KeyboardInterrupt as stop:
+                job.say_stopped(stop)
             except BrokenPipeError:
                 # Who reads the output has had enough (`| head`); the rest has nowhere to go.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

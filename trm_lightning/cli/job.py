@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import shutil
+import signal
 import sys
 import time
 import traceback
@@ -19,13 +20,12 @@ from trm_lightning.cli import launch, process, screen
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.schema import SCHEMAS
-from trm_lightning.errors import UserError
+from trm_lightning.errors import Stopped, UserError
 from trm_lightning.files import write_text
 from trm_lightning.runs.find import last_checkpoint
 
 Task = Callable[[DictConfig], float | None]
-INTERRUPTED = 130  # what shells report for a process ended by Ctrl-C
-NOT_READ = 141  # and for one whose output nobody reads any more
+NOT_READ = 141  # what shells report for a process whose output nobody reads any more
 
 
 def wrap(command: str, task: Task) -> Task:
@@ -130,19 +130,28 @@ def refuse_several_devices(cfg: DictConfig) -> None:
 
 
 def _stop(stop: BaseException, folder: Path) -> NoReturn:
-    """Pass an exit on; say in one line how to continue what Ctrl-C ended.
+    """Pass an exit on; say how to continue what a signal ended.
 
     Lightning turns Ctrl-C into `sys.exit(1)`: the interrupt is then the exit's context.
     """
-    if not isinstance(stop, KeyboardInterrupt) and not isinstance(
-        stop.__context__, KeyboardInterrupt
-    ):
+    interrupt = stop if isinstance(stop, KeyboardInterrupt) else stop.__context__
+    if not isinstance(interrupt, KeyboardInterrupt):
         raise stop
+    hint = ""
+    if last_checkpoint(folder).is_file():
+        hint = f"Continue with: {shell_command('train', f'resume={folder}')}"
+    say_stopped(interrupt, hint)
+
+
+def say_stopped(interrupt: KeyboardInterrupt, hint: str = "") -> NoReturn:
+    """Say in a line what ended the process, and end it with the status that shells report."""
+    stop = interrupt if isinstance(interrupt, Stopped) else Stopped()
     if launch.rank() == 0:
-        print("\nInterrupted", file=sys.stderr)
-        if last_checkpoint(folder).is_file():
-            print(f"Continue with: {shell_command('train', f'resume={folder}')}", file=sys.stderr)
-    sys.exit(INTERRUPTED)
+        by = "" if stop.number == signal.SIGINT else f" by {signal.Signals(stop.number).name}"
+        print(f"\nInterrupted{by}", file=sys.stderr)
+        if hint:
+            print(hint, file=sys.stderr)
+    sys.exit(stop.exit_status)
 
 
 def _keep_traceback(folder: Path) -> None:

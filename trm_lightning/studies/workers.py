@@ -3,14 +3,12 @@
 A crash or a kill thus costs at most one run.
 """
 
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -55,7 +53,7 @@ def train_all(
         total=len(plan.runs), initial=done, unit="run", dynamic_ncols=True, disable=not progress
     )
     started: list[TrainingProcess] = []
-    with bar, _sigterm_as_ctrl_c(), _stopping(started, bar):
+    with bar, _stopping(started, bar):
         while waiting or started:
             while waiting and len(started) < workers:
                 started.append(TrainingProcess(waiting.pop(0), plan.call.flags(), workers))
@@ -142,15 +140,3 @@ def _progress(folder: Path) -> str:
         if name.startswith("val") and name.partition("/")[2] in MEANINGS
     ]
     return ", ".join([f"step {lines[-1]['step']:,}", *shown])
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

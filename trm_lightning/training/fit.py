@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.errors import UserError
+from trm_lightning.errors import Stopped, UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
@@ -52,7 +52,7 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
     Raises:
         UserError: for anything that the user can mend.
-        KeyboardInterrupt: after a clean stop by Ctrl-C or SIGTERM, with everything saved.
+        Stopped: after a clean stop by Ctrl-C, SIGTERM or the like, with everything saved.
     """
     set_globals(cfg)
     folder = Path(cfg.run_dir)
@@ -89,8 +89,8 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         # With a bar, lines appear above it.
         with logging_redirect_tqdm() if cfg.progress else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except TrainingStop:
-        raise KeyboardInterrupt from None
+    except TrainingStop as stop:
+        raise Stopped(stop.number) from None
     facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
     course = {  # before a checkpoint is loaded for the test
         "status": "completed",

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM end a run between two batches, where its state is whole."""
+"""Ctrl-C, SIGTERM and the like end a run between two batches, where its state is whole."""
 
 import signal
 from types import FrameType
@@ -6,11 +6,20 @@ from typing import Any
 
 import lightning as L
 
+from trm_lightning.errors import STOP_SIGNALS, Stopped
 from trm_lightning.training import TrainingModule
 
 
 class TrainingStop(Exception):  # noqa: N818 -- a request, not an error
-    """Training was asked to stop, and did so after a whole batch."""
+    """Training was asked to stop, and did so after a whole batch.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(f"signal {number}")
+        self.number = number
 
 
 class StopCleanly(L.Callback):
@@ -21,12 +30,12 @@ class StopCleanly(L.Callback):
     """
 
     def __init__(self) -> None:
-        self._asked = False
+        self._asked: int | None = None  # the signal
         self._previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take over the signals for the time of training."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in STOP_SIGNALS:
             self._previous[number] = signal.signal(number, self._handle)
 
     def on_train_batch_end(
@@ -53,16 +62,16 @@ class StopCleanly(L.Callback):
 
     def _stop_if_asked(self, trainer: L.Trainer) -> None:
         """End training if any process was asked to; all of them leave at the same place."""
-        stop = self._asked
+        stop = self._asked is not None
         if trainer.world_size > 1:
             stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
         if stop:
-            raise TrainingStop
+            raise TrainingStop(self._asked or signal.SIGINT)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._asked and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self._asked = True
+        if self._asked is not None and number == signal.SIGINT:
+            raise Stopped
+        self._asked = self._asked or number
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():
