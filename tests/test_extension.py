@@ -77,6 +77,7 @@ def test_every_command_takes_it(project: Path) -> None:
     assert reported.returncode == 0 and (project / "run" / "report.html").is_file()
     audited = call(project, "audit", "run=run", "train_steps=5")
     assert audited.returncode == 0 and "All checks passed." in audited.stdout, audited.stdout
+    assert "trust=[my_models]" in trained.stdout  # in the printed commands
 
 
 def test_it_is_compared_with_others(project: Path) -> None:

@@ -77,7 +77,7 @@ def make_run(folder: Path, **changes: Any) -> Path:
 
 
 def make_report(folder: Path) -> tuple[str, str]:
-    report(OmegaConf.create({"path": str(folder)}))
+    report(OmegaConf.create({"path": str(folder), "trust": []}))
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -418,7 +418,7 @@ def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) 
         "ablations": True,
         "exit_thresholds": [0.1],
     }
-    analyze(OmegaConf.create(settings | {"device": "cpu"}))
+    analyze(OmegaConf.create(settings | {"device": "cpu", "trust": []}))
     for folder in (run, run / "analysis"):
         html, markdown = make_report(folder)
         assert_self_contained(html)

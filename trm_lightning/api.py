@@ -14,6 +14,8 @@ from torch import Tensor
 from trm_lightning.cli import resolvers, resume
 from trm_lightning.cli.compose import Call, compose_or_explain, composer, conf_dir, hydra_values
 from trm_lightning.cli.config_check import check_config
+from trm_lightning.cli.overrides import merge
+from trm_lightning.cli.resumed_config import resumed_config
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.data import EvalWindows
 from trm_lightning.errors import UserError
@@ -21,6 +23,7 @@ from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
 from trm_lightning.runs import load
+from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 
@@ -108,18 +111,21 @@ class Run(load.LoadedRun):
         return EvalWindows(tokens, size, max(1, size // 2), batch_size=32)
 
 
-def load_run(run: str | Path = "latest", device: str = "auto") -> Run:
-    """Open a trained run.
+def load_run(
+    run: str | Path = "latest", device: str = "auto", trust: str | Sequence[str] = ()
+) -> Run:
+    """Open a trained run. Nothing in its files is executed.
 
     Args:
         run: a run folder (its best checkpoint), a checkpoint file, a pattern such as
             ``outputs/*/*_quickstart_*``, or ``latest``.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
+        trust: modules of your own whose classes the run may need, such as ``my_models``.
 
     Raises:
         UserError: where there is no such run, device or checkpoint of this version.
     """
-    loaded = load.load_run(run, load.find_device(device))
+    loaded = load.load_run(run, load.find_device(device), trust=trust)
     return Run(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
 
 
@@ -142,18 +148,21 @@ def train(overrides: Sequence[str] = ()) -> Run:
     resolvers.register()
     resolvers.begin_run()
     call = Call("train", conf_dir(), "train", None, multirun=False)
-    given = resume.resolve(call, list(overrides))
+    given = list(overrides)
+    run = resume.find(call, given)
+    given = merge(given, without="resume") if run is None else run.hydra_overrides()
     with composer(call) as composed:
         cfg = compose_or_explain(composed, given)
+        task = cfg.copy() if run is None else resumed_config(run, composed)
+        with open_dict(task):
+            task.pop("hydra", None)
         with hydra_values(cfg) as folder:
-            task = cfg.copy()
-            with open_dict(task):
-                del task["hydra"]
             check_config(task, SCHEMAS["train"], call.help_hint)
             OmegaConf.resolve(task)
-            _store(folder, {"config": task, "hydra": {"hydra": cfg.hydra}, "overrides": given})
+            if run is None:
+                _store(folder, {"config": task, "hydra": {"hydra": cfg.hydra}, "overrides": given})
             fit.train(task)
-    return load_run(folder)
+    return load_run(folder, trust=foreign_modules(OmegaConf.to_container(task)))
 
 
 def _store(folder: Path, files: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from trm_lightning.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
 @contextmanager
@@ -80,6 +83,13 @@ def write_folder_atomically(target: Path) -> Iterator[Path]:
 def temporary_beside(target: Path) -> Path:
     """Return an unused path in the target's folder; :func:`remove_temporary` knows its form."""
     return target.with_name(f".{target.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def remove_temporary(folder: Path) -> None:
+    """Remove what killed writers left in a folder; no other process may be writing there."""
+    for file in folder.glob(".*.tmp"):
+        if _TEMPORARY.fullmatch(file.name) and file.is_file():
+            file.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -41,6 +41,7 @@ SETTINGS = {
     "ablations": True,
     "exit_thresholds": [0.1],
     "device": "cpu",
+    "trust": [],
 }
 
 

@@ -47,6 +47,8 @@ class Toy:
     resume: str | None
     budget: Budget
     act: str
+    trust: list[str] | str
+    run_dir: str
 
 
 SCHEMAS["toy"] = Toy
@@ -62,6 +64,8 @@ def main(cfg):
     """
     from hydra.core.hydra_config import HydraConfig
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+    from trm_lightning.runs.checkpoint_file import FORMAT, write_checkpoint
 
     folder = Path(HydraConfig.get().runtime.output_dir)
     print(f"seed={cfg.seed} context={cfg.context} width={cfg.model.width} resume={cfg.resume}")
@@ -70,7 +74,10 @@ def main(cfg):
     instantiate(cfg.model, vocabulary=9)
     if cfg.act in ("checkpoint", "checkpoint_and_mistake"):
         (folder / "checkpoints").mkdir(exist_ok=True)
-        (folder / "checkpoints" / "last.ckpt").write_text("weights")
+        config = OmegaConf.to_container(cfg, resolve=True)
+        run = {"config": {**config, "run_dir": str(folder)}, "tokenizer": {"kind": "words"}}
+        content = {"format": FORMAT, "run": run, "counters": {}, "ema": None}
+        write_checkpoint(content, folder / "checkpoints" / "last.ckpt")
     if cfg.act == "finish":
         (folder / "results.json").write_text("{}")
     if cfg.act == "crash":
@@ -100,6 +107,8 @@ context: ${sub:${model.width},1}
 resume: null
 budget: {steps: 10, epochs: 0.5}
 act: nothing
+trust: []
+run_dir: ${hydra:runtime.output_dir}
 trainer: {devices: 1}
 """,
     "model/small.yaml": "{_target_: toy.Model, width: 4}",

@@ -96,7 +96,7 @@ def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path) ->
     (folder,) = runs(project)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     for place in (folder.relative_to(project), checkpoint):
-        result = run(project, f"resume={place}", "act=nothing")
+        result = run(project, f"resume={place}", "act=nothing", "trust=toy")
         assert f"seed=5 context=63 width=64 resume={checkpoint}" in result.stdout, result.stderr
     assert runs(project) == [folder]
 
@@ -105,7 +105,8 @@ def test_mistake_in_a_resumption_is_not_stored(project: Path) -> None:
     run(project, "seed=5", "act=checkpoint")
     (folder,) = runs(project)
     stored = (folder / ".hydra" / "overrides.yaml").read_text()
-    assert run(project, f"resume={folder}", "model.width=666").returncode == 2
+    result = run(project, f"resume={folder}", "model.width=666", "trust=toy")
+    assert result.returncode == 2 and "is cursed" in result.stderr
     assert (folder / ".hydra" / "overrides.yaml").read_text() == stored
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
@@ -113,16 +114,61 @@ def test_mistake_in_a_resumption_is_not_stored(project: Path) -> None:
 def test_resume_keeps_group_given_again(project: Path) -> None:
     run(project, "model=large", "act=checkpoint")
     (folder,) = runs(project)
-    assert "width=4" in run(project, f"resume={folder}", "model=small").stdout
+    result = run(project, f"resume={folder}", "model=small", "trust=[toy]")
+    assert "width=4" in result.stdout, result.stderr
 
 
-def test_resume_finds_the_configs_of_the_run(project: Path) -> None:
+def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(project: Path) -> None:
     (project / "mine" / "model").mkdir(parents=True)
     (project / "mine" / "model" / "mine.yaml").write_text("{_target_: toy.Model, width: 5}")
     run(project, "--config-dir", "mine", "model=mine", "act=checkpoint")
     (folder,) = runs(project)
-    result = run(project, f"resume={folder}")
-    assert "width=5" in result.stdout, result.stderr
+    for refused in ([], ["trust=other"], ["trust=to"]):
+        result = run(project, f"resume={folder}", *refused)
+        assert result.returncode == 2 and "width" not in result.stdout
+        assert "model is toy.Model, which is not of trm_lightning" in result.stderr
+        assert "trust=toy" in result.stderr
+    for trusted in (["trust=toy"], ["--config-dir", "mine"]):
+        result = run(project, f"resume={folder}", *trusted)
+        assert "width=5" in result.stdout, result.stderr
+
+
+def test_resume_goes_on_with_the_stored_config_when_conf_has_changed(project: Path) -> None:
+    run(project, "seed=5", "act=checkpoint")
+    (folder,) = runs(project)
+    (project / "conf/model/small.yaml").write_text("{_target_: toy.Model, width: 9}")
+    result = run(project, f"resume={folder}", "trust=toy")
+    assert "seed=5 context=3 width=4" in result.stdout, result.stderr
+    assert "model.width=4 (9 in conf/)" in result.stderr
+    (project / "conf/model/small.yaml").unlink()  # and so would every new run
+    (project / "conf/toy.yaml").write_text(
+        (project / "conf/toy.yaml").read_text().replace("model: small", "model: large")
+    )
+    assert "width=4" in run(project, f"resume={folder}", "trust=toy").stdout
+
+
+@pytest.mark.parametrize(
+    "override", ["sede=7", "model.widht=3", "experiment=typo", "~model.nothing"]
+)
+def test_resume_refuses_what_the_run_has_not(project: Path, override: str) -> None:
+    run(project, "act=checkpoint")
+    (folder,) = runs(project)
+    result = run(project, f"resume={folder}", "trust=toy", override)
+    assert result.returncode == 2 and override in result.stderr
+    assert "Traceback" not in result.stderr and "seed=" not in result.stdout
+
+
+def test_a_kill_while_hydra_starts_leaves_the_run_resumable(project: Path) -> None:
+    """Hydra used to rewrite .hydra/*.yaml in place: a kill left them empty."""
+    run(project, "seed=5", "act=checkpoint")
+    (folder,) = runs(project)
+    before = {file: file.read_bytes() for file in (folder / ".hydra").iterdir()}
+    assert run(project, f"resume={folder}", "seed=6", "trust=toy").returncode == 0
+    assert {file: file.read_bytes() for file in (folder / ".hydra").iterdir()} == before
+    for file in before:
+        file.write_text("")
+    result = run(project, f"resume={folder}", "trust=toy")
+    assert "seed=6" in result.stdout and result.returncode == 0, result.stderr
 
 
 def test_resume_without_checkpoint_says_so(project: Path) -> None:
@@ -137,7 +183,8 @@ def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(project: Path
     run(project, "seed=5", "act=checkpoint")
     (folder,) = runs(project)
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    assert f"resume={checkpoint}" in run(project, "act=checkpoint", "seed=5", "resume=auto").stdout
+    same = run(project, "act=checkpoint", "seed=5", "resume=auto", "trust=toy")
+    assert f"resume={checkpoint}" in same.stdout, same.stderr
     assert "resume=None" in run(project, "seed=6", "act=checkpoint", "resume=auto").stdout
     assert len(runs(project)) == 2
     (folder / "results.json").write_text("{}")

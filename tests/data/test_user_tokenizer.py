@@ -92,20 +92,25 @@ def test_every_command_restores_the_tokenizer_with_the_run(
     results = train(cfg)
     del sys.modules["user_bytes"]  # as in a new process
 
-    run = load_run(cfg.run_dir)
+    with pytest.raises(UserError, match="trust=user_bytes"):
+        load_run(cfg.run_dir)
+    assert "user_bytes" not in sys.modules  # nor was it imported
+    run = load_run(cfg.run_dir, trust="user_bytes")
     assert run.tokenizer.kind == "user_bytes.Bytes" and run.tokenizer.settings() == {"shift": 3}
     assert run.tokenizer.encode("é").tolist() == [0xC3 + 3, 0xA9 + 3]
     place = f"run={cfg.run_dir}"
-    scores = evaluate(command("evaluate", place, "device=cpu"))["scores"]
+    scores = evaluate(command("evaluate", place, "device=cpu", "trust=user_bytes"))["scores"]
     assert scores["val/ppl"]["total_nats"] == pytest.approx(
         results["final"]["val/ppl"]["total_nats"], rel=1e-6
     )
     capsys.readouterr()
-    generate(command("generate", place, "prompt=Anna", "n_tokens=5", "device=cpu"))
+    generate(
+        command("generate", place, "prompt=Anna", "n_tokens=5", "device=cpu", "trust=[user_bytes]")
+    )
     assert capsys.readouterr().out.startswith("Anna")
-    rows = analyze(command("analyze", place, "max_tokens=100", "device=cpu"))
+    rows = analyze(command("analyze", place, "max_tokens=100", "device=cpu", "trust=user_bytes"))
     assert rows["tokens"] == 100
-    report(command("report", f"path={cfg.run_dir}"))
+    report(command("report", f"path={cfg.run_dir}", "trust=user_bytes"))
     assert (Path(cfg.run_dir) / "report.html").is_file()
 
 

@@ -73,6 +73,7 @@ def test_scores_of_training_and_of_the_command_agree(
         "run": f"{cfg.run_dir}/checkpoints/last.ckpt",
         "device": "cpu",
         "exit_threshold": None,
+        "trust": [],
     }
     again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}))
     assert again["scores"]["val/ppl"]["total_nats"] == pytest.approx(final["total_nats"], rel=1e-7)

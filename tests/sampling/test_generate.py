@@ -28,6 +28,7 @@ NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads":
 RECURSION = {"chunk_size": 2, "n_refinements": 2, "n_recursions": 1}
 SETTINGS: dict[str, Any] = {
     "exit_threshold": None,
+    "trust": [],
     "prompt": "to be", "n_tokens": 30, "n_samples": 1, "seed": 1, "device": "cpu",
     "sampling": {"_target_": "trm_lightning.sampling.methods.Sampler", "temperature": 0.8},
 }  # fmt: skip

@@ -1,5 +1,6 @@
 """Training a plan's runs, with a stand-in for training: resume, parallel runs, failures, stops."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pytest
 import torch
 from compare_folders import CALL, SMALL, config, make_run
 
-from trm_lightning.errors import UserError
+from trm_lightning.errors import Stopped, UserError, raise_stopped
 from trm_lightning.studies import training_process
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.plan import Plan, PlannedRun, make_plan
@@ -150,8 +151,12 @@ if "1" in folder.name: os.kill(os.getppid(), signal.SIGTERM)
 """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     stand_in(monkeypatch, MEET.replace("PATIENCE", "60") + SAVE + stop + WAIT)
-    with pytest.raises(KeyboardInterrupt):
-        train_all(small_plan(tmp_path), lambda failures: None, workers=2)
+    before = signal.signal(signal.SIGTERM, raise_stopped)  # as every command does
+    try:
+        with pytest.raises(Stopped):
+            train_all(small_plan(tmp_path), lambda failures: None, workers=2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
     assert len(list((tmp_path / "runs").glob("*.saved"))) == 2
     assert "goes on from here" in capsys.readouterr().err
 

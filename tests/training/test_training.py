@@ -189,13 +189,13 @@ def test_resume_continues_bit_for_bit(
     signal_at = 6 if how == "kill" or model == "trm" else 7
     stopped = configure(*settings, folder="stopped")
     run = Path(stopped.run_dir)
-    number = signal.SIGINT if how == "signal" else signal.SIGUSR1
+    number = signal.SIGINT if how == "signal" else signal.SIGUSR2
     if how == "kill":
         # Dies without a chance to save, as a killed process does.
         def die(*_: Any) -> None:
             raise SystemExit
 
-        previous = signal.signal(signal.SIGUSR1, die)
+        previous = signal.signal(signal.SIGUSR2, die)
         monkeypatch.setattr(Checkpoints, "on_exception", lambda *_: None, raising=False)
         stopped.checkpoint_every = 4
     build = training.build_trainer
@@ -210,7 +210,7 @@ def test_resume_continues_bit_for_bit(
         train(stopped)
     monkeypatch.setattr(training, "build_trainer", build)
     if how == "kill":
-        signal.signal(signal.SIGUSR1, previous)
+        signal.signal(signal.SIGUSR2, previous)
     last = run / "checkpoints" / "last.ckpt"
     steps = read_checkpoint(last)["counters"]["optimizer_steps"]
     assert steps == (8 if how == "signal" else 4)

@@ -49,7 +49,7 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
         UserError: for a missing run or split, other data, settings out of range.
     """
     check_thresholds(cfg.exit_thresholds)
-    run = load_run(cfg.run, find_device(cfg.device))
+    run = load_run(cfg.run, find_device(cfg.device), trust=cfg.trust)
     thresholds = set(cfg.exit_thresholds)
     if run.model.exit_threshold is not None:
         thresholds.add(run.model.exit_threshold)

@@ -1,6 +1,5 @@
 """The decorator that makes a function of a config a command."""
 
-import argparse
 import dataclasses
 import functools
 import os
@@ -13,11 +12,20 @@ import hydra
 
 # Hydra offers its parser nowhere else; the supported range of versions is narrow for this reason.
 from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
 
 from trm_lightning.cli import job, launch, resolvers, resume, screen, threads
-from trm_lightning.cli.compose import Call, check_call, compose_or_explain, composer, conf_dir
+from trm_lightning.cli.compose import (
+    Call,
+    check_call,
+    check_task,
+    compose_or_explain,
+    composer,
+    conf_dir,
+)
 from trm_lightning.cli.help import show_help
-from trm_lightning.cli.overrides import name_by_choices
+from trm_lightning.cli.overrides import merge, name_by_choices
+from trm_lightning.cli.resumed_config import resumed_config
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.errors import STOP_SIGNALS, UserError, raise_stopped
 
@@ -72,30 +80,57 @@ def _run(name: str, task: job.Task) -> None:
         if args.cfg:
             with composer(call) as composed:
                 compose_or_explain(composed, args.overrides)
-    else:
-        sys.argv[1:] = _prepared(call, args)
-    run = hydra.main(version_base="1.3", config_path=str(call.conf), config_name=call.config_name)
-    with resume.restored_after_mistake(call.resumed):
-        run(job.wrap(name, task))()
+        _hydra(call)(job.wrap(call, task))()
+        return
+    resumption = resume.find(call, args.overrides) if _can_resume(name) else None
+    if resumption is None:
+        sys.argv[1:] = call.flags() + _checked(call, args.overrides)
+        _hydra(call)(job.wrap(call, task))()
+        return
+    config = _resumed(call, resumption)
+    again = [*call.flags(), *resumption.call_again()]
+    sys.argv[1:] = call.flags() + _told_by_rank(call, resumption.hydra_overrides())
+    _hydra(call)(job.wrap(call, task, config, again))()
 
 
-def _prepared(call: Call, args: argparse.Namespace) -> list[str]:
-    """The arguments with `resume` resolved, after a check of the config they make.
+def _hydra(call: Call) -> Callable[[job.Task], Callable[[], Any]]:
+    """Hydra's own decorator for this call."""
+    decorate: Callable[[job.Task], Callable[[], Any]] = hydra.main(
+        version_base="1.3", config_path=str(call.conf), config_name=call.config_name
+    )
+    return decorate
 
-    They replace those in sys.argv, where Lightning looks when it starts its DDP processes.
-    """
-    overrides = list(args.overrides)
-    schema = SCHEMAS.get(call.command)
-    if schema and "resume" in {field.name for field in dataclasses.fields(schema)}:
-        overrides = resume.resolve(call, overrides)
+
+def _can_resume(command: str) -> bool:
+    schema = SCHEMAS.get(command)
+    return schema is not None and "resume" in {f.name for f in dataclasses.fields(schema)}
+
+
+def _resumed(call: Call, resumption: resume.Resumption) -> DictConfig:
+    """The config of a resumed run, checked."""
+    with composer(call) as composed:
+        cfg = compose_or_explain(composed, resumption.hydra_overrides())
+        config = resumed_config(resumption, composed)
+        check_task(cfg, call, config)
+    return config
+
+
+def _checked(call: Call, given: list[str]) -> list[str]:
+    """The overrides of a new run, after a check of the config they make."""
+    overrides = merge(given, without="resume") if _can_resume(call.command) else list(given)
     check_call(call, overrides)
     if call.multirun:
         overrides.append(name_by_choices(overrides))
-    if launch.shared_id() and launch.rank() > 0:
-        # Ranks of torchrun share the first one's folder, and only that one writes the config.
-        overrides += [
-            "hydra.output_subdir=null",
-            "hydra.job_logging.handlers.file.filename="
-            f"${{hydra.runtime.output_dir}}/{call.command}_rank{launch.rank()}.log",
-        ]
-    return call.flags() + overrides
+    return _told_by_rank(call, overrides)
+
+
+def _told_by_rank(call: Call, overrides: list[str]) -> list[str]:
+    """The overrides, and that ranks of torchrun but the first write no config and a log apart."""
+    if not launch.shared_id() or launch.rank() == 0:
+        return overrides
+    return [
+        *overrides,
+        "hydra.output_subdir=null",
+        "hydra.job_logging.handlers.file.filename="
+        f"${{hydra.runtime.output_dir}}/{call.command}_rank{launch.rank()}.log",
+    ]

@@ -1,6 +1,7 @@
 """Composition and check of a command's config before Hydra makes a run folder."""
 
 import argparse
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,12 +18,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from trm_lightning.cli import launch
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import parse_overrides, variations
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.errors import UserError
+from trm_lightning.runs.find import last_checkpoint
 
 
 def conf_dir() -> Path:
@@ -41,7 +44,6 @@ class Call:
     config_name: str
     config_dir: Path | None
     multirun: bool
-    resumed: Path | None = None  # folder of the stored run that this call goes on with
 
     @classmethod
     def parse(cls, command: str, args: argparse.Namespace) -> "Call":
@@ -65,6 +67,12 @@ class Call:
         flags += ["--config-dir", str(self.config_dir)] if self.config_dir else []
         return flags + (["--multirun"] if self.multirun else [])
 
+    def own_targets(self) -> list[str]:
+        """What the YAMLs of the call's --config-dir name by `_target_`."""
+        files = sorted(self.config_dir.rglob("*.yaml")) if self.config_dir else []
+        texts = (file.read_text(encoding="utf-8", errors="replace") for file in files)
+        return [name for text in texts for name in _TARGET.findall(text)]
+
     @property
     def help_hint(self) -> str:
         """Where to read what the command takes."""
@@ -75,6 +83,7 @@ class Call:
         )
 
 
+_TARGET = re.compile(r"_target_:\s*['\"]?([\w.]+)")
 _MOST_CHECKED = 20  # jobs of a sweep; one takes about a quarter of a second
 
 
@@ -132,17 +141,33 @@ def check_call(call: Call, overrides: list[str]) -> None:
                 f"`{swept[0].input_line}` gives several values to one run",
                 "Add --multirun to run them one after the other, or quote the value.",
             )
-        _check_one(cfg, call)
+        check_task(cfg, call)
         for choices in others:
-            _check_one(compose_or_explain(composed, [*fixed, *choices]), call)
+            check_task(compose_or_explain(composed, [*fixed, *choices]), call)
 
 
-def _check_one(cfg: DictConfig, call: Call) -> None:
-    with hydra_values(cfg):
-        task = cfg.copy()
-        with open_dict(task):
-            del task["hydra"]
+def check_task(cfg: DictConfig, call: Call, task: DictConfig | None = None) -> None:
+    """Check what a command is given: a composed config without its `hydra` node, or `task`.
+
+    Raises:
+        UserError: naming all that was found wrong.
+    """
+    with hydra_values(cfg) as folder:
+        if task is None:
+            _refuse_used_folder(call, folder)
+            task = cfg.copy()
+            with open_dict(task):
+                del task["hydra"]
         check_config(task, SCHEMAS.get(call.command), call.help_hint)
+
+
+def _refuse_used_folder(call: Call, folder: Path) -> None:
+    """Refuse to train a new run over another one's checkpoints."""
+    if call.command == "train" and launch.rank() == 0 and last_checkpoint(folder).is_file():
+        raise UserError(
+            f"{folder} holds a run already, which a new one would overwrite.",
+            f"Go on with it (resume={folder}), or choose another folder (hydra.run.dir=…).",
+        )
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from trm_lightning.cli import launch, process, screen
+from trm_lightning.cli.compose import Call
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.schema import SCHEMAS
@@ -28,8 +29,17 @@ Task = Callable[[DictConfig], float | None]
 NOT_READ = 141  # what shells report for a process whose output nobody reads any more
 
 
-def wrap(command: str, task: Task) -> Task:
-    """The function that Hydra calls, once for a run and once per job of a sweep."""
+def wrap(
+    call: Call, task: Task, resumed: DictConfig | None = None, again: list[str] | None = None
+) -> Task:
+    """The function that Hydra calls, once for a run and once per job of a sweep.
+
+    Args:
+        call: of the command.
+        task: the command's function.
+        resumed: the config of a run that is resumed, instead of the one that Hydra composes.
+        again: the arguments of a call that resumes the same; Lightning's processes read sys.argv.
+    """
     environment = launch.environment()
 
     @functools.wraps(task)
@@ -38,15 +48,23 @@ def wrap(command: str, task: Task) -> Task:
         if launch.rank() > 0:
             process.silence_console()
         folder = Path(HydraConfig.get().runtime.output_dir)
+        if call.config_dir and "trust" in cfg:
+            cfg.trust = [*([cfg.trust] if isinstance(cfg.trust, str) else cfg.trust)]
+            cfg.trust += call.own_targets()
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return _run_in_sweep(command, task, cfg, folder)
-        return _run_alone(command, task, cfg, folder)
+            return _run_in_sweep(call.command, task, cfg, folder)
+        if again is not None:
+            sys.argv[1:] = again
+        # Without a subdirectory for its config it is the caller's own folder.
+        owned = resumed is not None or HydraConfig.get().output_subdir is not None
+        return _run_alone(call.command, task, cfg if resumed is None else resumed, folder, owned)
 
     return job
 
 
-def _run_alone(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:
-    owned = HydraConfig.get().output_subdir is not None  # else it is the caller's own folder
+def _run_alone(
+    command: str, task: Task, cfg: DictConfig, folder: Path, owned: bool
+) -> float | None:
     made_now = owned and _is_new(folder)
     try:
         return task(cfg)

@@ -1,27 +1,61 @@
-"""`resume=…`: go on with a stored run, in its own folder."""
+"""`resume=…`: which stored run a call goes on with, in that run's own folder.
+
+Nothing in the folder is rewritten before training goes on, so that a kill at any moment leaves it
+resumable. What is trained is the stored config, see `resumed_config.py`.
+"""
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from omegaconf import OmegaConf
+from yaml import YAMLError
 
 from trm_lightning.cli import launch
 from trm_lightning.cli.compose import Call
 from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
-from trm_lightning.files import write_text
 from trm_lightning.runs.find import OUTPUTS, all_runs, find_run, last_checkpoint
 
 
-def resolve(call: Call, overrides: list[str]) -> list[str]:
-    """Replace `resume=…` by what it stands for; `call` gets the stored run's config folder.
+@dataclass(frozen=True)
+class Resumption:
+    """A stored run that a call goes on with.
 
-    `resume=<run folder or checkpoint>` becomes the run's stored overrides, then this call's, then
-    the checkpoint's absolute path and the run's folder. `resume=auto` does the same for the newest
-    unfinished run with this call's overrides, or starts a new run where there is none. Resolving
-    the result again gives the same: DDP processes repeat the whole command line.
+    Attributes:
+        checkpoint: absolute path of the checkpoint that was named or found.
+        own: the overrides that this call puts into the stored config.
+        hydras: the call's overrides of Hydra's own settings.
+    """
+
+    checkpoint: Path
+    own: list[str]
+    hydras: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.checkpoint.parent.parent
+
+    def call_again(self) -> list[str]:
+        """The overrides of a call that resumes the same: Lightning's other processes make it."""
+        return [*self.own, *self.hydras, f"resume={_quote(self.checkpoint)}"]
+
+    def hydra_overrides(self) -> list[str]:
+        """What Hydra itself is told: the folder, in which it writes no config of its own."""
+        return [
+            *self.hydras,
+            f"resume={_quote(self.checkpoint)}",
+            f"hydra.run.dir={_quote(self.folder)}",
+            "hydra.output_subdir=null",
+        ]
+
+
+def find(call: Call, overrides: list[str]) -> Resumption | None:
+    """Return what `resume=…` of a call stands for; None where a new run is to start.
+
+    `resume=<run folder or checkpoint>` names a run; `resume=auto` is the newest unfinished run
+    that was started with this call's overrides.
 
     Raises:
         UserError: no such run or checkpoint, or --multirun is given as well.
@@ -29,44 +63,24 @@ def resolve(call: Call, overrides: list[str]) -> list[str]:
     given = {o.key_or_group: o for o in parse_overrides(overrides)}
     wanted = given["resume"].value() if "resume" in given else None
     if wanted is None:
-        return overrides
+        return None
     if call.multirun:
         raise UserError(
             "resume continues one run, and --multirun asks for several",
             "Leave --multirun out, and give resume the folder of one of the sweep's jobs.",
         )
-    own = merge(overrides, without="resume")
-    if wanted == "auto":
-        fixed = given.get("hydra.run.dir")
-        folder = _newest_unfinished(own, Path(str(fixed.value())) if fixed else None)
-        if folder is None:
-            return [*own, "resume=null"]
-        checkpoint = last_checkpoint(folder).resolve()
-    else:
-        checkpoint = _named_checkpoint(str(wanted))
-    folder = checkpoint.parent.parent
-    call.resumed = folder
-    _restore_flags(call, folder)
-    own.extend([f"resume={_quote(checkpoint)}", f"hydra.run.dir={_quote(folder)}"])
-    return merge(_stored_overrides(folder) + own)
-
-
-@contextmanager
-def restored_after_mistake(folder: Path | None) -> Iterator[None]:
-    """Keep what a run was started with when a UserError ends its resumption.
-
-    Hydra has by then stored the new overrides; the next `resume` would repeat the mistake.
-    """
-    stored = {}
-    if folder is not None and launch.rank() == 0:
-        stored = {file: file.read_text("utf-8") for file in (folder / ".hydra").glob("*.yaml")}
-    try:
-        yield
-    except SystemExit as stop:
-        if stop.code == 2:
-            for file, text in stored.items():
-                write_text(file, text)
-        raise
+    lines = merge(overrides, without="resume")
+    own = [line for line in lines if not line.startswith(("hydra.", "hydra/"))]
+    hydras = [line for line in lines if line not in own and not line.startswith("hydra.run.dir=")]
+    if wanted != "auto":
+        return Resumption(_named_checkpoint(str(wanted)), own, hydras)
+    fixed = given.get("hydra.run.dir")
+    folder = _newest_unfinished(own, Path(str(fixed.value())) if fixed else None)
+    if folder is None:
+        return None
+    # The run has this call's overrides already.
+    kept = [line for line in own if line.startswith("trust=")]
+    return Resumption(last_checkpoint(folder).resolve(), kept, hydras)
 
 
 def _named_checkpoint(wanted: str) -> Path:
@@ -83,10 +97,10 @@ def _named_checkpoint(wanted: str) -> Path:
             f"resume={place}: the run has no checkpoints/last.ckpt",
             "It ended before its first checkpoint; start it again without resume.",
         )
-    if not _overrides_file(checkpoint.parent.parent).is_file():
+    if checkpoint.parent.name != "checkpoints":
         raise UserError(
-            f"resume={place}: {checkpoint.parent.parent} has no .hydra/overrides.yaml",
-            "A checkpoint is resumed inside the run folder that trained it.",
+            f"resume={place}: the checkpoint lies in no run folder",
+            "A checkpoint is resumed inside the run folder that trained it, in checkpoints/.",
         )
     return checkpoint
 
@@ -94,28 +108,29 @@ def _named_checkpoint(wanted: str) -> Path:
 def _newest_unfinished(own: list[str], fixed: Path | None) -> Path | None:
     """The newest run with the same overrides and no results.json; says what was found."""
     folders = all_runs() if fixed is None else [fixed] if _overrides_file(fixed).is_file() else []
-    task = {o for o in own if not o.startswith(("hydra.", "hydra/"))}
+    task = {line for line in own if not line.startswith("trust=")}
     unfinished = [
         folder
         for folder in folders
         if last_checkpoint(folder).is_file() and not (folder / "results.json").exists()
     ]
-    differing = {folder: sorted(task ^ set(_stored_overrides(folder))) for folder in unfinished}
+    differing = {folder: sorted(task ^ set(_started_with(folder))) for folder in unfinished}
     same = next((folder for folder in unfinished if not differing[folder]), None)
     if same is not None:
-        _say(f"resume=auto continues {same}")
+        say(f"resume=auto continues {same}")
     elif not unfinished:
-        _say("resume=auto: there is no unfinished run with a checkpoint, so a new one starts.")
+        say("resume=auto: there is no unfinished run with a checkpoint, so a new one starts.")
     else:
-        nearest = min(unfinished, key=lambda folder: len(differing[folder]))
-        _say(
+        nearest_run = min(unfinished, key=lambda folder: len(differing[folder]))
+        say(
             f"resume=auto: none of {len(unfinished)} unfinished runs has these settings, so a new "
-            f"one starts. The nearest, {nearest}, differs in {', '.join(differing[nearest])}."
+            f"one starts. The nearest, {nearest_run}, differs in "
+            f"{', '.join(differing[nearest_run])}."
         )
     return same
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
     """Print a line, once: DDP processes repeat the whole command line."""
     if launch.rank() == 0:
         print(text, file=sys.stderr)
@@ -125,19 +140,27 @@ def _overrides_file(folder: Path) -> Path:
     return folder / ".hydra" / "overrides.yaml"
 
 
-def _stored_overrides(folder: Path) -> list[str]:
-    """The overrides that a run was started with, without its own `resume`."""
-    return merge([str(line) for line in OmegaConf.load(_overrides_file(folder))], without="resume")
+def _started_with(folder: Path) -> list[str]:
+    """The overrides that a run was started with, but for Hydra's and what belongs to a call."""
+    try:
+        return stored_overrides(folder)
+    except UserError as error:
+        say(error.what)
+        return [f"an unreadable {_overrides_file(folder).name}"]
 
 
-def _restore_flags(call: Call, folder: Path) -> None:
-    """Use the stored run's --config-name and --config-dir where this call gives none."""
-    hydra = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    if call.config_name == call.command:
-        call.config_name = hydra.job.config_name
-    for source in hydra.runtime.config_sources:
-        if source.provider == "command-line" and call.config_dir is None:
-            call.config_dir = Path(source.path)
+def stored_overrides(folder: Path) -> list[str]:
+    """The overrides that a run was started with, but for Hydra's and what belongs to a call.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    file = _overrides_file(folder)
+    try:
+        lines = merge([str(line) for line in OmegaConf.load(file)], without="resume")
+    except (OSError, ValueError, TypeError, YAMLError, UserError) as error:
+        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+    return [line for line in lines if not line.startswith(("hydra.", "hydra/", "trust="))]
 
 
 def _quote(path: Path) -> str:

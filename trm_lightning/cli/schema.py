@@ -42,6 +42,7 @@ class TrainConfig:
     checkpoint_every: int
     precision: str
     resume: str | None = field(metadata={"example": RUN})
+    trust: list[str] | str
     float32_matmul: Literal["highest", "high", "medium"]
     threads: int | None
     cuda_graph: bool
@@ -63,6 +64,7 @@ class GenerateConfig:
     sampling: Any
     exit_threshold: float | None
     seed: int
+    trust: list[str] | str
     device: str
 
 
@@ -74,6 +76,7 @@ class EvaluateConfig:
     split: str
     stride: int | None
     exit_threshold: float | None
+    trust: list[str] | str
     device: str
 
 
@@ -87,6 +90,7 @@ class AnalyzeConfig:
     max_tokens: int | None
     ablations: bool
     exit_thresholds: list[float]
+    trust: list[str] | str
     device: str
 
 
@@ -95,6 +99,7 @@ class ReportConfig:
     """conf/report.yaml."""
 
     path: str = field(metadata={"example": RUN})
+    trust: list[str] | str
 
 
 @dataclass
@@ -133,6 +138,7 @@ class AuditConfig:
     train_steps: int
     json: str | None
     seed: int
+    trust: list[str] | str
     device: str
     model: Any = None
 

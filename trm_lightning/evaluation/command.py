@@ -25,7 +25,7 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: for a missing run or split, other data, a stride or bound out of range.
     """
-    run = load_run(cfg.run, find_device(cfg.device), cfg.exit_threshold)
+    run = load_run(cfg.run, find_device(cfg.device), cfg.exit_threshold, cfg.trust)
     data = open_data(run)
     device = next(run.model.parameters()).device
     windows = data.eval_windows(cfg.split, stride=cfg.stride)

@@ -76,7 +76,7 @@ def _check_settings(cfg: DictConfig) -> None:
 
 
 def _open_run(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule, str]:
-    run = load_run(cfg.run, find_device(cfg.device))
+    run = load_run(cfg.run, find_device(cfg.device), trust=cfg.trust)
     return run.model, open_data(run), f"{run.checkpoint}, step {run.optimizer_steps:,}"
 
 

@@ -1,5 +1,6 @@
 """The report of a training run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,12 @@ N_HEAT_MAP_TOKENS = 8
 SPLITS = {"val": "Validation", "test": "Test", "train": "Training"}
 
 
-def run_report(folder: Path) -> Report:
+def run_report(folder: Path, trust: str | Sequence[str] = ()) -> Report:
     """Return the report of a finished run.
+
+    Args:
+        folder: of the run.
+        trust: see :func:`load_run`.
 
     Raises:
         UserError: when its results cannot be read.
@@ -40,7 +45,7 @@ def run_report(folder: Path) -> Report:
         content = read_json(folder / "analysis" / "analysis.json", KEYS)
         sections += analysis_sections(folder / "analysis", content)
     else:
-        sections += _heat_map(folder, results)
+        sections += _heat_map(folder, trust)
     sections += [
         audit_section(folder, results.get("audit"), "audit" in results),
         repeat_section(command, results["environment"], results["config"]),
@@ -141,11 +146,11 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
     )
 
 
-def _heat_map(folder: Path, results: dict[str, Any]) -> list[Section]:
+def _heat_map(folder: Path, trust: str | Sequence[str]) -> list[Section]:
     """Draw the refinement of the validation split's first window; no section without one."""
     title = "A window of text"
     try:
-        run = load_run(folder)
+        run = load_run(folder, trust=trust)
         data = open_data(run)
     except UserError as error:  # a report can be made where checkpoint or text are gone
         return [Section(title, f"There is no picture of it: {error.what}")]

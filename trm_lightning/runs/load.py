@@ -4,20 +4,20 @@ A run folder holds ``.hydra/`` (the composed config), ``checkpoints/last.ckpt`` 
 ``metrics.jsonl``, ``tensorboard/``, ``tokenizer.json`` and ``results.json``.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import give_name, read_first
 from trm_lightning.runs.find import find_checkpoints, resumable_checkpoints
+from trm_lightning.runs.stored_config import stored_config
 
 
 @dataclass(frozen=True)
@@ -44,39 +44,41 @@ class LoadedRun:
 
 
 def load_run(
-    path: str | Path, device: torch.device | None = None, exit_threshold: float | None = None
+    path: str | Path,
+    device: torch.device | None = None,
+    exit_threshold: float | None = None,
+    trust: str | Iterable[str] = (),
 ) -> LoadedRun:
     """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
+
+    Nothing in a file is executed; see :mod:`trm_lightning.runs.stored_config`.
 
     Args:
         path: of the folder or file, a pattern, or ``latest``; see :func:`find_run`.
         device: to put the model on; None is the CPU.
         exit_threshold: stop refining there (see :class:`EarlyExit`); None: as in training.
+        trust: modules besides the package whose classes may be built.
 
     Raises:
-        UserError: where there is no checkpoint, or it cannot be read or is of another version; for
-            a threshold out of range or a model that refines nothing.
+        UserError: where there is no checkpoint, or it cannot be read or is of another version or
+            names a class that is not trusted; for a threshold out of range or a model that
+            refines nothing.
     """
     file, checkpoint = read_first(find_checkpoints(path))
     facts = checkpoint["run"]
-    config = OmegaConf.create(facts["config"])
-    tokenizer = tokenizer_from_state(facts["tokenizer"])
+    config = stored_config(facts, file, trust)
     try:
+        tokenizer = tokenizer_from_state(facts["tokenizer"])
         model = build_model(config.model, tokenizer)
-    except InstantiationException as error:
+        model.load_state_dict(_weights(checkpoint))
+    except UserError:
+        raise
+    except Exception as error:  # whatever a file holds, it is the file that is wrong
         reason = str(error.__cause__ or error).splitlines()[0]
         raise UserError(
             f"{file} describes a model that this version of trm_lightning cannot build: {reason}",
             "Settings change between versions; results.json names the commit of this run.",
         ) from error
-    weights = {
-        key.removeprefix("model."): value
-        for key, value in checkpoint["state_dict"].items()
-        if key.startswith("model.")
-    }
-    if checkpoint["ema"] is not None:
-        weights |= checkpoint["ema"]["average"]
-    model.load_state_dict(weights)
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
     steps = checkpoint["counters"]["optimizer_steps"]
     model.leaks = bool((facts.get("audit") or {}).get("leaks"))
@@ -84,6 +86,18 @@ def load_run(
     if exit_threshold is not None:
         model = model.with_exit_threshold(exit_threshold)
     return LoadedRun(folder, file, config, model, tokenizer, facts, steps)
+
+
+def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Return the weights that are scored: averaged ones where the run kept some."""
+    weights = {
+        key.removeprefix("model."): value
+        for key, value in checkpoint["state_dict"].items()
+        if key.startswith("model.")
+    }
+    if checkpoint["ema"] is not None:
+        weights |= checkpoint["ema"]["average"]
+    return weights
 
 
 def build_model(config: Any, tokenizer: Tokenizer) -> LanguageModel:
@@ -112,12 +126,11 @@ def find_device(name: str) -> torch.device:
     return device
 
 
-def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, int]:
+def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
     """Check that a checkpoint can be continued by the run that ``facts`` describe.
 
     Returns:
-        The checkpoint to load, which is the one before where the last is damaged; and the batches
-        that it has seen.
+        The checkpoint to load, which is the one before where the last is damaged; and its content.
 
     Raises:
         UserError: when vocabulary, data, size of the net or kind of optimizer differ.
@@ -141,4 +154,4 @@ def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, int]:
             f"{file} belongs to another run: {'; '.join(differing)}.",
             "Resume with the run's own data, model and optimizer, or start a new run.",
         )
-    return file, checkpoint["counters"]["batches_seen"]
+    return file, checkpoint

@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
+from trm_lightning.cli import launch
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import Stopped, UserError
 from trm_lightning.evaluation import Score
@@ -22,6 +23,7 @@ from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.runs.history import FILE
 from trm_lightning.runs.load import build_model, check_resumable
+from trm_lightning.runs.lock import sole_user
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
     CheckpointFiles,
@@ -39,6 +41,7 @@ from trm_lightning.training.flops import training_flops
 from trm_lightning.training.loggers import describe_to_loggers
 from trm_lightning.training.results import describe_run, results_of
 from trm_lightning.training.screens import closing_screen, opening_screen
+from trm_lightning.training.tensorboard_events import drop_events_after
 
 _log = logging.getLogger(__name__)
 UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
@@ -55,14 +58,25 @@ def train(cfg: DictConfig) -> dict[str, Any]:
         Stopped: after a clean stop by Ctrl-C, SIGTERM or the like, with everything saved.
     """
     set_globals(cfg)
-    folder = Path(cfg.run_dir)
+    # The first of several processes holds the lock for all of them.
+    with sole_user(Path(cfg.run_dir)) if launch.rank() == 0 else nullcontext():
+        return _train(cfg, Path(cfg.run_dir))
+
+
+def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     data: TextDataModule = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
     facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
-    checkpoint, seen = check_resumable(Path(cfg.resume), facts) if cfg.resume else (None, 0)
+    checkpoint, seen = None, 0
+    if cfg.resume:
+        checkpoint, stored = check_resumable(Path(cfg.resume), facts)
+        counters, facts["family"] = stored["counters"], stored["run"]["family"]
+        seen = counters["batches_seen"]
+        if launch.rank() == 0:
+            drop_events_after(folder, counters["optimizer_steps"], counters["tokens_seen"])
     data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
 
     log = TrainLog(cfg.log_every, folder / FILE, clock)

@@ -7,6 +7,7 @@ import lightning as L
 
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.evaluation.metrics import score_lines
+from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.training import TrainingModule
 
 # Settings of a model that every Transformer of the package has: the baseline gets the same.
@@ -70,10 +71,12 @@ def _course(results: dict[str, Any]) -> str:
 def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
     purpose = "the baseline, in the same shape" if other == "ar" else "the recursive model"
+    own = foreign_modules(results["config"])
+    trust = [f"trust=[{','.join(own)}]"] if own else []
     commands = [
         (shell_command("train", *_own_settings(results), f"model={other}"), purpose),
-        (shell_command("generate", f"run={folder}", "prompt="), "write text"),
-        (shell_command("report", f"path={folder}"), "a page with scores, curves and pictures"),
+        (shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"),
+        (shell_command("report", f"path={folder}", *trust), "a page with scores and pictures"),
     ]
     if (folder / "tensorboard").exists():
         logs = shell_command("tensorboard.main", "--logdir", str(folder.parent))

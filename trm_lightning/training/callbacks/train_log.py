@@ -13,6 +13,7 @@ from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.runs.history import append_line, drop_lines_after
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.time_budget import TimeBudget
+from trm_lightning.training.tensorboard_events import BY_TOKENS
 
 _log = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ class TrainLog(L.Callback):
         append_line(self.path, line)
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
-            by_tokens = {f"by_tokens/{k}": v for k, v in values.items() if k.endswith("ppl")}
+            by_tokens = {f"{BY_TOKENS}{k}": v for k, v in values.items() if k.endswith("ppl")}
             logger.log_metrics(by_tokens, step=tokens)
         return True
 
