@@ -70,13 +70,16 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
     facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
-    checkpoint, seen = None, 0
+    checkpoint, seen, shown = None, 0, (-1, -1)
     if cfg.resume:
         checkpoint, stored = check_resumable(Path(cfg.resume), facts)
         counters, facts["family"] = stored["counters"], stored["run"]["family"]
-        seen = counters["batches_seen"]
-        if launch.rank() == 0:
-            drop_events_after(folder, counters["optimizer_steps"], counters["tokens_seen"])
+        seen, shown = (
+            counters["batches_seen"],
+            (counters["optimizer_steps"], counters["tokens_seen"]),
+        )
+    if launch.rank() == 0:
+        drop_events_after(folder, *shown)
     data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
 
     log = TrainLog(cfg.log_every, folder / FILE, clock)

@@ -19,11 +19,14 @@ def drop_events_after(folder: Path, step: int, tokens: int) -> None:
 
     Args:
         folder: of the run; its event files may lie at any depth.
-        step: optimizer steps of the checkpoint.
-        tokens: that it has seen.
+        step: optimizer steps of the checkpoint; -1 where there is none.
+        tokens: that it has seen; likewise.
     """
     for file in folder.rglob("events.out.tfevents.*"):
         kept = [event for event in _events(file) if _is_before(event, step, tokens)]
+        if not kept:
+            file.unlink()
+            continue
         with write_atomically(file) as temporary, temporary.open("wb") as stream:
             writer = RecordWriter(stream)
             for event in kept:
