@@ -112,7 +112,9 @@ def test_sigkill_at_random_moments(
     for i in range(N_KILLS):
         folder = tmp_path / str(i)
         folder.mkdir()
-        moments = [draw.uniform(0.1, whole.seconds) for _ in range(2)]  # killed, resumed, killed
+        moments = [
+            draw.uniform(0.1, whole.seconds) for _ in range(1 + i % 2)
+        ]  # every other one twice
         for moment in moments:
             kill = [(moment, signal.SIGKILL)]
             ended = runner.call("train", *SETTINGS, folder=folder, signals=kill)
@@ -124,7 +126,7 @@ def test_sigkill_at_random_moments(
         held += not found
         wrong += [f"{moments}: {found}"] if found else []
         shutil.rmtree(folder)
-    tell("SIGKILL at random moments of training, twice a run: equal", held, N_KILLS)
+    tell("SIGKILL at random moments of training: equal to the uninterrupted run", held, N_KILLS)
     assert not wrong, "\n".join(wrong)
 
 
@@ -158,7 +160,7 @@ def test_a_signal_at_any_moment_saves(
     number: signal.Signals,
 ) -> None:  # fmt: skip
     wanted, whole = straight
-    draw, held, wrong, n_moments = random.Random(number), 0, [], 12
+    draw, held, wrong, n_moments = random.Random(number), 0, [], 10
     for i in range(n_moments):
         folder = tmp_path / str(i)
         folder.mkdir()

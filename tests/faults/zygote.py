@@ -6,6 +6,7 @@ thread; each call is forked from it. Started as a program, it reads calls as JSO
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -110,12 +111,11 @@ def _run_child(call: dict[str, Any]) -> None:
 
 def _die_at_event(number: int) -> None:
     """Kill this process when it changes a file under its folder for the ``number``-th time."""
-    import signal
-
-    here, seen = str(Path.cwd()), 0
+    before: Any
+    here, seen, before = str(Path.cwd()), 0, None
 
     def hook(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal seen
+        nonlocal seen, before
         writes = (
             event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
         )
@@ -123,7 +123,9 @@ def _die_at_event(number: int) -> None:
             return
         if not os.path.abspath(str(args[0])).startswith(here):  # noqa: PTH100
             return
-        seen += 1
+        if "tfevents" in str(args[0]) and args[0] == before:
+            return  # TensorBoard opens its file for every event
+        seen, before = seen + 1, args[0]
         if seen == number:
             os.kill(os.getpid(), signal.SIGKILL)
         if number == 0:
