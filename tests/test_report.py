@@ -28,6 +28,7 @@ from trm_lightning.reports.plots import (
     save_figure,
     scale_perplexity,
 )
+from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.training.fit import train
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -42,9 +43,11 @@ SCORE = {
     "total_nats": 3740.6, "tokens": 1000, "words": 900, "characters": 5000, "unknown_share": 0.07,
 }  # fmt: skip
 RESULTS: dict[str, Any] = {
-    "status": "completed", "optimizer_steps": 40, "tokens_seen": 20480, "seconds": 12.5,
+    "format": FORMAT, "status": "completed",
+    "optimizer_steps": 40, "tokens_seen": 20480, "seconds": 12.5,
     "vocab_size": 321, "data": "builtin_word", "data_fingerprint": "0123456789abcdef",
     "entropy_floor_perplexity": 20.5, "parameters": 108480, "is_likelihood": True,
+    "family": "ar", "width": 64, "n_layers": 2, "n_passes": 1, "flops_per_token": 1e6,
     "eval_window": 64, "eval_stride": 32, "final": {"val/ppl": SCORE},
     "best": {"val/ppl": {"perplexity": 41.5, "step": 30}}, "test": {},
     "environment": ENVIRONMENT,
@@ -179,6 +182,12 @@ def test_the_audits_verdict_is_told(tmp_path: Path) -> None:
     assert "has not been audited" in make_report(make_run(tmp_path / "older"))[1]
 
 
+def test_curves_have_the_colour_of_the_recorded_family(tmp_path: Path) -> None:
+    own = copy.deepcopy(RESULTS["config"]) | {"model": {"_target_": "mine.Net"}}
+    html, _ = make_report(make_run(tmp_path / "own", config=own, family="looped"))
+    assert FAMILIES["looped"].color in html
+
+
 def test_folders_without_results_are_refused(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / "checkpoints").mkdir(parents=True)
@@ -191,7 +200,7 @@ def test_folders_without_results_are_refused(tmp_path: Path) -> None:
         ("empty", "no results in it", "path="),
         ("half", "unfinished run", "resume="),
         ("broken", "cannot be read", "damaged"),
-        ("foreign", "lacks .*config", "again"),
+        ("foreign", "not written by trm_lightning", "folder"),
         ("broken/results.json", "is a file", "folder"),
     ]:
         with pytest.raises(UserError, match=what) as caught:

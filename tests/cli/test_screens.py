@@ -1,14 +1,20 @@
 """What the commands print, and that what they print to be run runs as pasted."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
 
-from trm_lightning.cli.compose import conf_dir
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import Call, check_call, conf_dir
+from trm_lightning.training.screens import closing_screen
 
 SMALL = (
     "debug=fast", "trainer=cpu", "threads=1", "progress=false", "model.width=16",
@@ -64,6 +70,51 @@ def test_printed_commands_run_as_pasted(screen: str, project: Path) -> None:
     composed = other.replace("   #", " --cfg job   #")
     shown = subprocess.run(composed, shell=True, cwd=project, capture_output=True, text=True)
     assert "trm_lightning.models.TRM" in shown.stdout, shown.stderr
+
+
+def suggested(folder: Path, *arguments: str, called: tuple[str, ...] = ()) -> list[str]:
+    """The words of the command that a run's closing screen proposes to train another model."""
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        config = compose("train", [*arguments, "run_dir=run", "experiment_name=test"])
+    results: dict[str, Any] = {
+        "status": "completed", "data": "text", "parameters": 1, "optimizer_steps": 1,
+        "tokens_seen": 1, "seconds": 1.0, "final": {}, "test": {}, "entropy_floor_perplexity": None,
+        "environment": {"command": ["train.py", *(called or arguments)]},
+        "config": OmegaConf.to_container(config, resolve=True),
+    }  # fmt: skip
+    command = closing_screen(results, folder).split("Next:\n")[1].partition("   #")[0]
+    assert "trm_lightning.train" in command
+    return shlex.split(command.partition("trm_lightning.train")[2])
+
+
+EXPERIMENTS = [
+    str(file.relative_to(conf_dir() / "experiment").with_suffix(""))
+    for file in sorted((conf_dir() / "experiment").rglob("*.yaml"))
+]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
+def test_after_every_experiment_the_suggested_run_can_start(
+    tmp_path: Path, experiment: str
+) -> None:
+    words = suggested(tmp_path, f"experiment={experiment}")
+    assert words[0] == f"experiment={experiment}"
+    check_call(Call("train", conf_dir(), "train", None, multirun=False), words)
+
+
+def test_the_suggested_run_shares_what_the_other_model_has(tmp_path: Path) -> None:
+    own = ("model=trm", "model.width=64", "model.n_recursions=2", "seed=3", "budget.steps=9")
+    assert suggested(tmp_path, *own) == ["seed=3", "budget.steps=9", "model=ar", "model.width=64"]
+    flags = ("--config-dir", str(tmp_path))
+    assert suggested(tmp_path, "seed=3", called=(*flags, "seed=3"))[:3] == [*flags, "seed=3"]
+
+
+def test_after_a_resumed_run_the_suggestion_has_its_first_settings(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[data=builtin_char, budget.steps=9]")
+    words = suggested(tmp_path, "data=builtin_char", called=("resume=run", "budget.steps=12"))
+    assert words == ["data=builtin_char", "budget.steps=12", "model=ar"]
 
 
 def test_a_sweep_tells_each_job_in_a_line_and_latest_is_its_last(

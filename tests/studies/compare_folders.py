@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, conf_dir
+from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.paired_statistics import summarise_entries
 from trm_lightning.studies.plan import Plan, make_plan
@@ -99,11 +100,12 @@ def make_run(
     (folder / ".hydra" / "overrides.yaml").write_text(json.dumps(list(overrides)))
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     results = {
-        "status": "completed", "optimizer_steps": 20, "tokens_seen": 1000, "seconds": seconds,
+        "format": FORMAT, "status": "completed",
+        "optimizer_steps": 20, "tokens_seen": 1000, "seconds": seconds,
         "vocab_size": 50, "data": "toy", "data_fingerprint": "abc", "parameters": 1000,
         "family": "ar", "width": 16, "n_layers": 2, "n_passes": 1, "flops_per_token": 1e6,
         "entropy_floor_perplexity": None, "eval_window": 16, "eval_stride": 8,
-        "final": final, "best": best, "test": {},
+        "final": final, "best": best, "test": {}, "environment": {},
         "config": json.loads(tiny_config()) | {"seed": seed},
     } | facts  # fmt: skip
     if finished:

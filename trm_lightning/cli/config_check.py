@@ -1,9 +1,7 @@
 """Check of a composed config before anything is built from it.
 
-Hydra checks the keys of the command line only; a misspelt key in a YAML file, or one added with
-`+`, would be found late or never. Here each node with a `_target_` is held against the signature
-of what it names, and the top level against the command's dataclass (`schema.py`). All problems are
-collected and told at once.
+Hydra checks the keys of the command line only. Here each node with a `_target_` is held against
+the signature of what it names, and the top level against the command's dataclass (`schema.py`).
 """
 
 import dataclasses
@@ -165,6 +163,12 @@ class _Check:
             if parameter.required and key not in present:
                 shown = f"{place}.{key}" if place else key
                 self.problems.append(f"{shown} is missing: {owner} needs it")
+
+
+def unknown_keys(node: DictConfig) -> list[str]:
+    """Return the keys of a `_target_` node that what it names does not take."""
+    known, any_ = _parameters(get_object(str(node._target_)))
+    return [str(key) for key in node if not any_ and key not in {*known, *_SPECIAL}]
 
 
 def _cannot_import(name: str, error: Exception) -> str:

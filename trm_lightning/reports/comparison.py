@@ -14,6 +14,7 @@ from trm_lightning.reports.folders import read_history, read_json
 from trm_lightning.reports.plots import new_axes
 from trm_lightning.reports.sections import environment_table, verdict_text
 from trm_lightning.reports.studies import Styles, study_numbers, study_section
+from trm_lightning.runs.results_file import FILE, read_results
 from trm_lightning.studies.table import comparison_tables
 from trm_lightning.studies.verdict import verdict
 
@@ -66,11 +67,10 @@ def _named(tables: dict[str, Table], *names: str) -> list[Table]:
 
 
 def _family(folder: Path, entry: Entry) -> str:
-    """Return the family of an entry's model: of its runs' class, else of its name."""
+    """Return the family of an entry's model: as its runs recorded it, else by its name."""
     for run in entry["runs"]:
-        file = run_folder(folder, run) / "results.json"
-        if file.is_file():
-            return family_of(str(read_json(file, {"config"})["config"]["model"]["_target_"]))
+        if (run_folder(folder, run) / FILE).is_file():
+            return family_of(read_results(run_folder(folder, run))["family"])
     return family_of(entry["name"])
 
 
@@ -205,8 +205,8 @@ def _audits(folder: Path, content: dict[str, Any]) -> Section:
     for entry in content["entries"]:
         seeds: dict[str, list[str]] = {}  # by what was found
         for run in entry["runs"]:
-            file = run_folder(folder, run) / "results.json"
-            found = read_json(file, set()).get("audit") if file.is_file() else None
+            of_run = run_folder(folder, run)
+            found = read_results(of_run).get("audit") if (of_run / FILE).is_file() else None
             told = "Not audited." if found is None else verdict_text(found)
             seeds.setdefault(told, []).append(str(run["seed"]))
         rows += [[entry["name"], ", ".join(of), told] for told, of in seeds.items()]

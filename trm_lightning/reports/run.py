@@ -21,9 +21,8 @@ from trm_lightning.reports.sample_text import sample_section
 from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
 from trm_lightning.reports.titles import run_title
 from trm_lightning.runs.load import load_run
+from trm_lightning.runs.results_file import read_results
 
-RESULT_KEYS = {"final", "best", "test", "config", "environment", "data", "parameters", "seconds",
-               "vocab_size"}  # fmt: skip
 N_HEAT_MAP_TOKENS = 8
 SPLITS = {"val": "Validation", "test": "Test", "train": "Training"}
 
@@ -38,7 +37,7 @@ def run_report(folder: Path, trust: str | Sequence[str] = ()) -> Report:
     Raises:
         UserError: when its results cannot be read.
     """
-    results = read_json(folder / "results.json", RESULT_KEYS)
+    results = read_results(folder)
     command = training_command(folder, results["environment"])
     sections = [_scores(results), _curves(folder, results), *sample_section(folder)]
     if (folder / "analysis" / "analysis.json").is_file():
@@ -130,7 +129,7 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
         return Section("Learning curves", "The run folder has no metrics.jsonl to draw them from.")
     label = "perplexity" if score["is_likelihood"] else "not a likelihood"
     floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None
-    style = model_style(str(results["config"]["model"]["_target_"]))
+    style = model_style(results["family"])
     caption = f"{label.capitalize()} against {{}}; training is measured with dropout, on the text "
     caption += "it is trained on, in the first supervision step."
     return Section(

@@ -106,7 +106,8 @@ def check_format(content: dict[str, Any], file: Path) -> None:
     """
     found = content.get("format", 1)
     if found != FORMAT:
-        reader = READERS.get(found, "a newer version of trm_lightning")
+        known = [reader for number, reader in READERS.items() if number == found]
+        reader = known[0] if known else "a newer version of trm_lightning"
         raise UserError(
             f"{file} has format {found}, which {reader} reads; this one reads {FORMAT}."
         )

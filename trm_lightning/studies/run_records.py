@@ -8,12 +8,11 @@ from typing import Any
 from trm_lightning.cli.screen import nearest
 from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.results_file import FILE, read_results
 from trm_lightning.studies.entries import Entry
 
 # Facts that must agree for two perplexities to be comparable.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
-# What a run records about its model; versions before these facts are not read.
-_FACTS = ("family", "width", "n_layers", "n_passes", "flops_per_token")
 # Settings of a run that do not change what is trained.
 _INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
 
@@ -80,20 +79,13 @@ def read_record(folder: Path, seed: int | None = None, failure: str | None = Non
     """Read a run folder, finished or not.
 
     Raises:
-        UserError: when its ``results.json`` is damaged, or of a version that recorded less.
+        UserError: when its ``results.json`` is damaged or of another version.
     """
     history = folder / "metrics.jsonl"
     lines = read_lines(history) if history.is_file() else []
-    file, results = folder / "results.json", None
-    if file.is_file():
-        try:
-            results = json.loads(file.read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{file} is damaged: {error}.",
-                "Remove it, and the run resumes from its last checkpoint.",
-            ) from error
-        _check_facts(file, results)
+    results = None
+    if (folder / FILE).is_file():
+        results = read_results(folder)
         seed = results["config"]["seed"]
     return Record(folder, seed, results, lines, failure)
 
@@ -106,7 +98,7 @@ def group_folders(folders: list[Path]) -> list[Group]:
     """
     groups: dict[str, Group] = {}
     for folder in folders:
-        if not (folder / ".hydra").is_dir() and not (folder / "results.json").is_file():
+        if not (folder / ".hydra").is_dir() and not (folder / FILE).is_file():
             what = "has no results" if folder.is_dir() else "does not exist"
             raise UserError(
                 f"runs: {folder} {what}.", "Give run folders, such as outputs/<day>/<run>."
@@ -148,17 +140,6 @@ def check_comparable(groups: list[Group]) -> None:
                 + ".",
                 "Perplexities compare on one text, split and vocabulary only.",
             )
-
-
-def _check_facts(file: Path, results: dict[str, Any]) -> None:
-    missing = [name for name in _FACTS if name not in results]
-    if missing:
-        commit = (results.get("environment") or {}).get("git_commit") or "unknown"
-        raise UserError(
-            f"{file} was written by an earlier version (commit {commit}) and lacks "
-            f"{', '.join(missing)}.",
-            "Compare it with that version, or train the run again.",
-        )
 
 
 def _settings(results: dict[str, Any]) -> str:

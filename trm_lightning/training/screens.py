@@ -5,13 +5,14 @@ from typing import Any
 
 import lightning as L
 
+from trm_lightning.cli.other_model import words_for
 from trm_lightning.cli.printed import shell_command
+from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import score_lines
 from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.training import TrainingModule
 
-# Settings of a model that every Transformer of the package has: the baseline gets the same.
-SHAPE = ("width", "n_layers", "n_heads", "dropout", "positions", "norm", "tied_head")
+PROGRAMS = ("train.py", "trm-train")
 FILES = (
     "results.json", "metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "tokenizer.json",
 )  # fmt: skip
@@ -69,12 +70,10 @@ def _course(results: dict[str, Any]) -> str:
 
 
 def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
-    other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
-    purpose = "the baseline, in the same shape" if other == "ar" else "the recursive model"
     own = foreign_modules(results["config"])
     trust = [f"trust=[{','.join(own)}]"] if own else []
     commands = [
-        (shell_command("train", *_own_settings(results), f"model={other}"), purpose),
+        *_other_model(results, folder),
         (shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"),
         (shell_command("report", f"path={folder}", *trust), "a page with scores and pictures"),
     ]
@@ -84,17 +83,13 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     return [f"{command}   # {meaning}" for command, meaning in commands]
 
 
-def _own_settings(results: dict[str, Any]) -> list[str]:
-    """Return the command line's settings that a run of another model should share."""
+def _other_model(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
+    """Return the command that trains what to compare a run with; none where none composes."""
+    other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
+    purpose = "the baseline, in the same shape" if other == "ar" else "the recursive model"
     program, *arguments = results["environment"]["command"]
-    if program not in ("train.py", "trm-train"):
-        return [f"data={results['data']}"]
-    kept = []
-    for word in arguments:
-        key = word.split("=")[0].lstrip("+~")
-        of_this_model = key == "model" or (
-            key.startswith("model.") and key.removeprefix("model.") not in SHAPE
-        )
-        if not of_this_model and key.split(".")[0] not in ("resume", "hydra", "run_dir"):
-            kept.append(word)
-    return kept
+    try:
+        words = words_for(other, arguments if program in PROGRAMS else [], folder)
+    except UserError:
+        return []
+    return [(shell_command("train", *words), purpose)]
