@@ -1,5 +1,6 @@
 """Exact scores of a trained model on a split of its data."""
 
+import copy
 from typing import Any
 
 from hydra.utils import instantiate
@@ -71,13 +72,17 @@ def open_data(run: LoadedRun) -> TextDataModule:
     Raises:
         UserError: when they are not the same any more.
     """
-    data: TextDataModule = instantiate(run.config.data)
+    config = copy.deepcopy(run.config)
+    config.data.pop("cache_dir", None)  # this machine's, never a path that the run brings along
+    data: TextDataModule = instantiate(config.data)
     data.prepare_data()
     data.setup()
-    if data.fingerprint != run.facts["data_fingerprint"]:
+    trained_on = run.facts["data_fingerprint"], run.facts.get("ids_digest", data.ids_digest)
+    if (data.fingerprint, data.ids_digest) != trained_on:
         raise UserError(
-            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, trained on "
-            f"{run.facts['data_fingerprint']}); scores would not be comparable.",
+            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, ids "
+            f"{data.ids_digest}; trained on {' and '.join(trained_on)}); scores would not be "
+            "comparable.",
             "Put the text back that the run was trained on.",
         )
     return data
