@@ -160,11 +160,16 @@ def check_resumable(file: Path, facts: dict[str, Any]) -> int:
         UserError: when vocabulary, data or size of the net differ.
     """
     checkpoint = read_checkpoint(file)
-    names = {"vocab_size": "vocabulary", "data_fingerprint": "data", "parameters": "parameters"}
+    names = {
+        "vocab_size": "vocabulary",
+        "data_fingerprint": "data",
+        "ids_digest": "token ids",
+        "parameters": "parameters",
+    }
     differing = [
         f"{name} {checkpoint['run'][key]} there, {facts[key]} here"
         for key, name in names.items()
-        if checkpoint["run"][key] != facts[key]
+        if checkpoint["run"].get(key, facts[key]) != facts[key]
     ]
     if differing:
         raise UserError(
