@@ -4,11 +4,13 @@ import os
 import random
 import shutil
 import signal
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tqdm import tqdm
 
 from trm_lightning.data import BuiltinPlay, CharacterTokenizer, TextDataModule
 from trm_lightning.data.cache_builder import Builder
@@ -39,6 +41,7 @@ def contents(cache: Path) -> tuple:
 
 def in_a_child(work: Callable[[], object]) -> int:
     """Start the work in a process of its own and return the process's id."""
+    tqdm.set_lock(threading.RLock())  # its own is shared with children, and a killed one holds it
     child = os.fork()
     if child:
         return child
