@@ -1,7 +1,5 @@
-"""The counts of a split against independent ones, and the caches that lack some."""
+"""The counts of a split against independent ones."""
 
-import json
-import logging
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +9,6 @@ import pytest
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule, WordTokenizer
 from trm_lightning.data.text_counts import TextCounts, count_text
-from trm_lightning.errors import UserError
 
 TEXT = "".join(f"line {i}: naïve café, 中文 😀 {i * i}\n" for i in range(50))
 
@@ -25,11 +22,6 @@ def opened(folder: Path, tokenizer=None, **arguments) -> TextDataModule:
     )  # fmt: skip
     data.prepare_data()
     return data
-
-
-def meta_file(folder: Path) -> Path:
-    (path,) = (folder / "cache" / "tokens").glob("*/meta.json")
-    return path
 
 
 def test_blocks_count_as_their_text_does() -> None:
@@ -52,48 +44,6 @@ def test_a_file_counts_as_wc_says(tmp_path: Path) -> None:
     assert sum(c.lines for c in counts) == lines
     # The cut between the splits may fall within a word, which then counts twice.
     assert sum(c.words for c in counts) - words in (0, 1)
-
-
-@pytest.mark.parametrize("layout", ["a count is missing", "counts beside the entropy"])
-def test_an_earlier_version_s_cache_is_counted_again_quietly(
-    tmp_path: Path, layout: str, caplog: pytest.LogCaptureFixture, monkeypatch
-) -> None:
-    first = opened(tmp_path)
-    meta = json.loads(meta_file(tmp_path).read_text())
-    whole = json.loads(meta_file(tmp_path).read_text())
-    for split in meta["splits"].values():
-        counts = split["counts"]
-        del counts["bytes"]
-        if layout == "counts beside the entropy":
-            del split["counts"]
-            split |= {f"n_{name}": number for name, number in counts.items()}
-    meta_file(tmp_path).write_text(json.dumps(meta))
-
-    def no_encoding(self, text):
-        raise AssertionError("the text was encoded again")
-
-    monkeypatch.setattr(WordTokenizer, "encode", no_encoding)
-    with caplog.at_level(logging.INFO, logger="trm_lightning"):
-        again = opened(tmp_path)
-        assert len(caplog.messages) == 1 and "again" in caplog.messages[0]
-        opened(tmp_path)
-    assert len(caplog.messages) == 1
-    assert json.loads(meta_file(tmp_path).read_text()) == whole
-    assert again.fingerprint == first.fingerprint
-    for name, split in again.splits.items():
-        assert split.counts == first.splits[name].counts
-
-
-def test_a_cache_that_lacks_counts_and_ids_is_damaged(tmp_path: Path) -> None:
-    opened(tmp_path)
-    path = meta_file(tmp_path)
-    meta = json.loads(path.read_text())
-    del meta["splits"]["val"]["counts"]["bytes"]
-    path.write_text(json.dumps(meta))
-    ids = path.parent / "val.bin"
-    ids.write_bytes(ids.read_bytes()[:-2])
-    with pytest.raises(UserError, match="is damaged"):
-        opened(tmp_path)
 
 
 def test_the_scrambled_split_has_the_counts_of_its_text(tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """The token cache: built once, named by what determines it, and never half there."""
 
+import logging
 import shutil
 import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +16,10 @@ from trm_lightning.data import (
     TextDataModule,
     WhitespaceTokenizer,
     WordTokenizer,
+    token_cache,
 )
+from trm_lightning.data.build_lock import building
+from trm_lightning.data.cache_builder import Builder
 from trm_lightning.errors import UserError
 
 
@@ -57,7 +62,7 @@ def test_fingerprint_says_what_determines_the_ids(text_file, tmp_path):
 def test_the_cache_is_built_once(text_file, monkeypatch):
     first = ready(module(text_file))
     (folder,) = cache_folders(text_file)
-    assert folder.name == f"small-{first.fingerprint}"
+    assert folder.name.startswith(f"small-{first.fingerprint}-")
 
     def no_reading(self, split):
         raise AssertionError("the text was read again")
@@ -68,44 +73,103 @@ def test_the_cache_is_built_once(text_file, monkeypatch):
     assert second.tokenizer.state() == first.tokenizer.state()
 
 
-@pytest.mark.parametrize("damage", ["truncate", "no meta", "bad meta", "no tokenizer"])
-def test_a_damaged_cache_is_named_and_mended_by_deleting_it(text_file, damage):
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES = {
+    "flip": flip,
+    "truncate": lambda path: path.write_bytes(path.read_bytes()[:-2]),
+    "zero": lambda path: path.write_bytes(bytes(path.stat().st_size)),
+    "delete": lambda path: path.unlink(),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("name", ["train.bin", "val.bin", "tokenizer.json", "meta.json"])
+def test_a_damaged_cache_is_named_and_built_again(text_file, name, damage, caplog):
+    before = contents(ready(module(text_file)))
+    (folder,) = cache_folders(text_file)
+    DAMAGES[damage](folder / name)
+    assert contents(ready(module(text_file))) == before
+    assert len(caplog.messages) == 1 and str(folder / name) in caplog.messages[0]
+    ready(module(text_file))
+    assert len(caplog.messages) == 1 and cache_folders(text_file) == [folder]
+
+
+def contents(data: TextDataModule) -> tuple:
+    ids = {name: (split.tokens.tolist(), split.counts) for name, split in data.splits.items()}
+    return ids, data.tokenizer.state(), data.fingerprint, data.ids_digest
+
+
+def test_a_file_in_the_place_of_the_cache_is_replaced(text_file, caplog):
     ready(module(text_file))
     (folder,) = cache_folders(text_file)
-    if damage == "truncate":
-        (folder / "val.bin").write_bytes((folder / "val.bin").read_bytes()[:-2])
-    elif damage == "bad meta":
-        (folder / "meta.json").write_text("{")
-    else:
-        (folder / f"{damage.split()[1]}.json").unlink()
-    with pytest.raises(UserError) as error:
-        ready(module(text_file))
-    assert str(folder) in error.value.what and "rm -r" in error.value.hint
     shutil.rmtree(folder)
+    folder.write_text("not a folder")
     ready(module(text_file))
+    assert folder.is_dir() and len(caplog.messages) == 1
 
 
-def test_builders_at_the_same_time_leave_one_good_cache(text_file, monkeypatch):
-    barrier = threading.Barrier(4)
-    encode = CharacterTokenizer.encode
+@pytest.mark.parametrize("name", ["../../x", "a/b", "..", ".x", "", "x\n", "x" * 101, "C:\\x"])
+def test_a_name_that_leaves_the_cache_folder_is_refused(text_file, name):
+    data = {"window_size": 16, "batch_size": 4, "cache_dir": str(text_file.parent)}
+    with pytest.raises(UserError, match="it must be a short name"):
+        TextDataModule(name, TextCorpus(str(text_file)), CharacterTokenizer(), **data)
 
-    def all_together(self, text):
-        barrier.wait(timeout=20)
-        return encode(self, text)
 
-    monkeypatch.setattr(CharacterTokenizer, "encode", all_together)
+def test_builders_at_the_same_time_build_once(text_file, monkeypatch, caplog):
+    """They meet in encode(), if more than one gets there; later ones open the first one's cache."""
+    built = []
+    build = Builder.build
+
+    def slowly(self, folder):
+        built.append(folder)
+        time.sleep(0.5)
+        build(self, folder)
+
+    monkeypatch.setattr(Builder, "build", slowly)
     modules = [module(text_file) for _ in range(4)]
     threads = [threading.Thread(target=ready, args=(data,)) for data in modules]
-    for thread in threads:
+    with caplog.at_level(logging.INFO, logger="trm_lightning"):
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(built) == 1 and sum("waiting" in message for message in caplog.messages) == 3
+    assert len(cache_folders(text_file)) == 1  # and no lock
+    assert len({str(contents(data)) for data in modules}) == 1
+
+
+def test_the_next_build_removes_what_killed_builders_left(text_file):
+    tokens = text_file.parent / "cache" / "tokens"
+    leftovers = [f".small-{i}.123.abcd.tmp" for i in range(2)] + [".other-0-1.5.ef.tmp"]
+    for name in leftovers:
+        (tokens / name).mkdir(parents=True)
+        (tokens / name / "train.bin").write_bytes(b"0")
+    (tokens / ".small-0.lock").touch()
+    with building(tokens / "other-0-1"):  # its builder lives
+        in_use = tokens / ".other-0-1.6.ab.tmp"
+        in_use.mkdir()
+        thread = threading.Thread(target=ready, args=(module(text_file),))
         thread.start()
-    for thread in threads:
         thread.join()
-    assert len(cache_folders(text_file)) == 1
-    for data in modules:
-        assert (
-            data.tokenizer.decode(data.splits["val"].tokens.tolist())
-            == TEXT[int(0.9 * len(TEXT)) :]
-        )
+        left = [path for path in cache_folders(text_file) if path.name.startswith(".")]
+        assert left == [in_use, tokens / ".other-0-1.lock"]
+    ready(module(text_file, CharacterTokenizer(min_count=2)))
+    assert not [path for path in cache_folders(text_file) if path.name.startswith(".")]
+
+
+def test_a_good_cache_is_opened_without_a_lock(text_file, monkeypatch):
+    ready(module(text_file))
+
+    def no_lock(folder):
+        raise AssertionError("a lock was taken")
+
+    monkeypatch.setattr(token_cache, "building", no_lock)
+    ready(module(text_file))
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -143,7 +207,7 @@ def test_the_cache_folder_comes_from_the_environment(text_file, tmp_path, monkey
     monkeypatch.setenv("TRM_CACHE_DIR", str(tmp_path / "from_environment"))
     data = TextDataModule("small", TextCorpus(str(text_file)), CharacterTokenizer(), 16, 4)
     data.prepare_data()
-    assert (tmp_path / "from_environment" / "tokens" / f"small-{data.fingerprint}").is_dir()
+    assert list((tmp_path / "from_environment" / "tokens").glob(f"small-{data.fingerprint}-*"))
 
 
 def test_scrambled_validation_has_the_alphabet_of_its_own_text(tmp_path):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import tokenizers
 from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
@@ -24,6 +25,10 @@ class _ByteLevelBPE(Tokenizer):
 
     _backend: Backend
     lossless = True
+
+    def rule(self) -> dict[str, Any]:
+        """See ``Tokenizer``: the library trains and splits, each of its versions as it sees fit."""
+        return {"tokenizers": tokenizers.__version__}
 
     def fitted_state(self) -> dict[str, Any]:
         """See ``Tokenizer``."""

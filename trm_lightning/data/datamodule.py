@@ -1,20 +1,24 @@
 """The Lightning data module: a corpus, a tokenizer, windows and batches."""
 
 import math
+import re
 
 from lightning import LightningDataModule
 
+from trm_lightning.data.cache_builder import SCRAMBLED
 from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.eval_windows import EvalWindows, default_stride
 from trm_lightning.data.find_or_download import resolve_cache_dir
-from trm_lightning.data.token_cache import SCRAMBLED, TokenCache, TokenSplit, open_or_build
+from trm_lightning.data.token_cache import TokenCache, TokenSplit, open_or_build
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.data.train_batches import Order, TrainBatches, windows_per_epoch
 from trm_lightning.errors import UserError
 
 # An evaluation batch has a float32 per token and vocabulary entry: so many of them are 128 MB.
 MAX_BATCH_SCORES = 1 << 25
+_SAFE_NAME = re.compile(r"\w[\w .+-]*")
+_LONGEST_NAME = 100  # bytes; most file systems take 255, and the cache's name goes on
 
 
 class TextDataModule(LightningDataModule):
@@ -27,7 +31,8 @@ class TextDataModule(LightningDataModule):
     Training shows one epoch, unless :meth:`show` says otherwise.
 
     Args:
-        name: of the data set; its cache folder's name begins with it.
+        name: of the data set; its cache folder's name begins with it, so letters, digits, blanks
+            and ``_.+-`` only.
         corpus: where the text comes from.
         tokenizer: unfitted; it is fitted on the training split.
         window_size: L, tokens of a window.
@@ -64,7 +69,7 @@ class TextDataModule(LightningDataModule):
         scrambled_validation_alphabet: bool = False,
     ) -> None:
         super().__init__()
-        self.name: str = name
+        self.name: str = str(name)
         self.corpus = corpus
         self.unfitted_tokenizer = tokenizer
         self.window_size = window_size
@@ -88,6 +93,11 @@ class TextDataModule(LightningDataModule):
             for key, minimum in least.items()
             if getattr(self, key) < minimum
         ]
+        if not _SAFE_NAME.fullmatch(self.name) or len(self.name.encode()) > _LONGEST_NAME:
+            problems.append(
+                f"name is {self.name!r}; it must be a short name of letters, digits and _.+- that "
+                "begins with a letter or digit: a folder is named so."
+            )
         if self.windows not in ("sliding", "random"):
             problems.append(f"windows is {self.windows!r}; it must be 'sliding' or 'random'.")
         for key in ("supervised_tokens", "eval_stride"):
@@ -144,8 +154,13 @@ class TextDataModule(LightningDataModule):
 
     @property
     def fingerprint(self) -> str:
-        """Hash of everything that determines the token ids, in hexadecimal."""
+        """Hash of text, split, tokenizer and their versions, in hexadecimal."""
         return self._opened.fingerprint
+
+    @property
+    def ids_digest(self) -> str:
+        """Hash of the token ids of all splits, in hexadecimal."""
+        return self._opened.ids_digest
 
     @property
     def splits(self) -> dict[str, TokenSplit]:

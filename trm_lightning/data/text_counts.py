@@ -12,8 +12,8 @@ _IDS_AT_A_TIME = 1 << 20
 class TextCounts:
     """Sizes of a split, stored with its token cache and divided by in its scores.
 
-    To add a count, add a field here and fill it in ``count_text``; caches that lack it are counted
-    again when they are opened.
+    To add a count, add a field here and fill it in ``count_text``; caches without it, as all that
+    other code wrote, are built again.
 
     Attributes:
         tokens: ids of the split.

@@ -81,6 +81,13 @@ class Tokenizer(ABC):
         """Return the settings that the ids depend on besides the text, for the cache's key."""
         return {"kind": self.kind, **self.settings()}
 
+    def rule(self) -> dict[str, Any]:
+        """Return what else the ids depend on, such as a library's version, as plain values.
+
+        A cache with another rule is not used. Settings and source files are known without it.
+        """
+        return {}
+
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """Return a fitted copy; only that can encode and decode.
 

@@ -100,6 +100,10 @@ class WordTokenizer(_Words):
             "fit_on": self.fit_on,
         }
 
+    def rule(self) -> dict[str, Any]:
+        """See ``Tokenizer``."""
+        return {"pattern": self._pattern.pattern, "flags": self._pattern.flags}
+
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """See ``Tokenizer``; the held-out text is read only with ``fit_on="all"``."""
         counts = self._count(chain(train, held_out) if self.fit_on == "all" else train)

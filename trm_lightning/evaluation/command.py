@@ -74,10 +74,12 @@ def open_data(run: LoadedRun) -> TextDataModule:
     data: TextDataModule = instantiate(run.config.data)
     data.prepare_data()
     data.setup()
-    if data.fingerprint != run.facts["data_fingerprint"]:
+    trained_on = run.facts["data_fingerprint"], run.facts["ids_digest"]
+    if (data.fingerprint, data.ids_digest) != trained_on:
         raise UserError(
-            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, trained on "
-            f"{run.facts['data_fingerprint']}); scores would not be comparable.",
+            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, ids "
+            f"{data.ids_digest}; trained on {' and '.join(trained_on)}); scores would not be "
+            "comparable.",
             "Put the text back that the run was trained on.",
         )
     return data

@@ -140,7 +140,12 @@ def check_resumable(file: Path, facts: dict[str, Any]) -> tuple[Path, dict[str, 
     if file != wanted:  # else the next save would keep the damaged one as the one before
         give_name(file, wanted)
     stored = checkpoint["run"]
-    names = {"vocab_size": "vocabulary", "data_fingerprint": "data", "parameters": "parameters"}
+    names = {
+        "vocab_size": "vocabulary",
+        "data_fingerprint": "data",
+        "ids_digest": "token ids",
+        "parameters": "parameters",
+    }
     differing = [
         f"{name} {stored[key]} there, {facts[key]} here"
         for key, name in names.items()

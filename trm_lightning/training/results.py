@@ -33,6 +33,7 @@ def describe_run(
         "vocab_size": data.vocab_size,
         "data": data.name,
         "data_fingerprint": data.fingerprint,
+        "ids_digest": data.ids_digest,
         "train_tokens": data.splits["train"].n_tokens,
         "entropy_floor_perplexity": None if floor is None else safe_exp(floor),
         "family": model_choice(model),
