@@ -89,11 +89,19 @@ _MOST_CHECKED = 20  # jobs of a sweep; one takes about a quarter of a second
 
 @contextmanager
 def composer(call: Call) -> Iterator["Composer"]:
-    """Hydra's compose API set up for a call, and taken down again."""
-    with initialize_config_dir(
-        version_base="1.3", config_dir=str(call.conf), job_name=call.command
-    ):
-        yield Composer(call)
+    """Hydra's compose API set up for a call, and taken down again.
+
+    Inside of a job, its own Hydra is put aside meanwhile: there can be one at a time.
+    """
+    running, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(
+            version_base="1.3", config_dir=str(call.conf), job_name=call.command
+        ):
+            yield Composer(call)
+    finally:
+        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = running, config
 
 
 class Composer:

@@ -1,11 +1,8 @@
 """Which runs a comparison needs: entries times seeds, each with its checked overrides."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -97,14 +94,13 @@ def make_plan(cfg: DictConfig, folder: Path, forwarded: list[str], call: Call) -
     _refuse_settings_of_one_run(_by_key(common))
     own = [entry for entry in entries if entry.same_runs_as is None]
     runs, configs = {}, {}
-    with _outside_the_job():
-        for entry in own:
-            given = merge([*common, *forwarded, *entry.overrides])
-            run = configs[entry.name] = _composed(call, given)
-            for key, value in budget_settings(cfg, run).items():
-                OmegaConf.update(run, key, value)
-                given.append(f"{key}={'null' if value is None else value}")
-            runs[entry.name] = merge([*given, "progress=false"])
+    for entry in own:
+        given = merge([*common, *forwarded, *entry.overrides])
+        run = configs[entry.name] = _composed(call, given)
+        for key, value in budget_settings(cfg, run).items():
+            OmegaConf.update(run, key, value)
+            given.append(f"{key}={'null' if value is None else value}")
+        runs[entry.name] = merge([*given, "progress=false"])
     check_same_text(configs)
     if cfg.parity != "seconds":
         check_same_tokens(configs)
@@ -167,17 +163,6 @@ def _refuse_settings_of_one_run(given: dict[str, str]) -> None:
             raise UserError(
                 f"`{given[key]}` sets a single run, and this command trains several.", instead
             )
-
-
-@contextmanager
-def _outside_the_job() -> Iterator[None]:
-    """Let other configs be composed inside Hydra's job, and put the job's own back after."""
-    loader, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
-    GlobalHydra.instance().clear()
-    try:
-        yield
-    finally:
-        GlobalHydra.instance().hydra, HydraConfig.instance().cfg = loader, config
 
 
 def _composed(call: Call, overrides: list[str]) -> DictConfig:
