@@ -14,6 +14,8 @@ from omegaconf import OmegaConf
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, check_call, conf_dir
+from trm_lightning.cli.help import show_help
+from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.training.screens import closing_screen
 
 SMALL = (
@@ -148,11 +150,9 @@ def test_a_run_of_an_older_version_is_refused_by_name(screen: str, project: Path
     assert "trm_lightning 0.1.0" in done.stderr
 
 
-@pytest.mark.parametrize("choices", [[], ["model=looped", "data=wikitext2_word"]])
-def test_help_describes_every_key(project: Path, choices: list[str]) -> None:
-    shown = run(project, "train", "--help", *choices).stdout
-    assert re.search(r"model=ar \|.*\n +controls of the leak audit.*leaky_chunk_mask", shown)
-    lines = shown[shown.index("Settings:") : shown.index("Results:")].splitlines()
+def keys_and_bare(shown: str) -> tuple[list[str], list[str]]:
+    """The lines of a help text's settings, and those of them without a description."""
+    lines = shown[shown.index("Settings:") : shown.index("More:")].splitlines()
     keys = [i for i, line in enumerate(lines) if re.match(r"  [\w.]+=", line)]
     bare = [
         lines[i]
@@ -160,6 +160,27 @@ def test_help_describes_every_key(project: Path, choices: list[str]) -> None:
         if not re.match(r"  [\w.]+=(\[.*?\]|\S+) +\S", lines[i])
         and not lines[i + 1].startswith(" " * 30)
     ]
+    return [lines[i] for i in keys], bare
+
+
+@pytest.mark.parametrize("choices", [[], ["model=looped", "data=wikitext2_word"]])
+def test_help_describes_every_key(project: Path, choices: list[str]) -> None:
+    shown = run(project, "train", "--help", *choices).stdout
+    assert re.search(r"model=ar \|.*\n +controls of the leak audit.*leaky_chunk_mask", shown)
+    keys, bare = keys_and_bare(shown)
     assert len(keys) > 40 and not bare
     models = {path.stem for path in (conf_dir() / "model").glob("*.yaml")}
     assert all(model in shown for model in models if not model.startswith("_"))
+
+
+@pytest.mark.parametrize("command", SCHEMAS)
+def test_help_of_every_command_describes_every_key(
+    command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    resolvers.register()
+    show_help(Call(command, conf_dir(), command, None, multirun=False), "What it does.", [])
+    keys, bare = keys_and_bare(capsys.readouterr().out)
+    assert keys and not bare
+    if command == "benchmark":
+        known = {line.split("=")[0].strip() for line in keys}
+        assert {"models.ar.width", "models.trm.n_recursions", "net.width", "data.windows"} <= known

@@ -37,7 +37,7 @@ def test_a_warm_start_is_named_everywhere(
         "val/ppl_without_answer", ""
     )
 
-    events = EventAccumulator(str(run / "tensorboard"), size_guidance={"tensors": 0})
+    events = EventAccumulator(str(run), size_guidance={"tensors": 0})
     events.Reload()
     tags = set(events.Tags()["scalars"])
     assert "val/warm_start_ppl" in tags and "val/ppl_without_answer" in tags

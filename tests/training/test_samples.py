@@ -19,7 +19,7 @@ from trm_lightning.models import AR, TRM, LanguageModel
 from trm_lightning.models.source_trm import SourceTRM
 from trm_lightning.optim.optimizers import adamw
 from trm_lightning.optim.schedules import constant
-from trm_lightning.reports.refinement_figure import refinement_figure, visible
+from trm_lightning.reports.refinement_figure import DPI, refinement_figure, visible
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
@@ -117,6 +117,7 @@ def test_text_and_pictures_arrive_with_their_steps(tmp_path: Path, data: TextDat
     texts = events.Tensors("samples/text_summary")
     assert [event.step for event in images] == [event.step for event in texts] == [2, 4, 6]
     assert images[0].width > images[0].height > 100
+    assert images[0].width < 5 * DPI  # letters of ten points can be read in a small card
 
     written = (tmp_path / "samples.txt").read_text(encoding="utf-8")
     validation = data.tokenizer.decode(data.splits["val"].tokens)

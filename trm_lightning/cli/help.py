@@ -70,14 +70,25 @@ def _settings(call: Call, cfg: DictConfig) -> list[str]:
     """The command's settings, then those of its chosen models, data and the like."""
     raw: Any = OmegaConf.to_container(cfg, resolve=False)
     choices = {str(group): str(choice) for group, choice in cfg.hydra.runtime.choices.items()}
-    own = {key: value for key, value in raw.items() if key not in {*choices, "hydra"}}
+    places = {group: group.rpartition("@")[2] for group in choices}  # model@models.ar
+    chosen = {place.split(".")[0] for place in places.values()}
+    own = {key: value for key, value in raw.items() if key not in {*chosen, "hydra"}}
     lines = _described(own, "", _comments(call.conf, call.config_name))
-    for group in DESCRIBED_GROUPS:
-        if isinstance(raw.get(group), dict) and choices.get(group) not in (None, "None"):
-            comments = _comments(call.conf / group, choices[group])
-            lines += ["", f"Settings of {group}={choices[group]}:"]
-            lines += _described(raw[group], f"{group}.", comments)
+    for group in sorted(reversed(choices), key=_rank):
+        node, choice = OmegaConf.select(cfg, places[group]), choices[group]
+        if _rank(group) < len(DESCRIBED_GROUPS) and isinstance(node, DictConfig):
+            values: Any = OmegaConf.to_container(node, resolve=False)
+            comments = _comments(call.conf / DESCRIBED_GROUPS[_rank(group)], choice)
+            lines += ["", f"Settings of {group}={choice}:"]
+            lines += _described(values, f"{places[group]}.", comments)
     return lines
+
+
+def _rank(group: str) -> int:
+    """Where a group stands among those whose settings are described; after them if it is none."""
+    name = group.partition("@")[0]
+    known = name in DESCRIBED_GROUPS
+    return DESCRIBED_GROUPS.index(name) if known else len(DESCRIBED_GROUPS)
 
 
 def _described(values: dict[str, Any], prefix: str, comments: dict[str, str]) -> list[str]:

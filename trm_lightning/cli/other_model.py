@@ -1,6 +1,10 @@
 """The training command of a run, for another model."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+from hydra.core.global_hydra import GlobalHydra
 
 from trm_lightning.cli.compose import Call, compose_or_explain, composer, conf_dir
 from trm_lightning.cli.config_check import unknown_keys
@@ -32,12 +36,23 @@ def words_for(model: str, arguments: list[str], folder: Path) -> list[str]:
     lines = {o.key_or_group: str(o.input_line) for o in parsed}
     others = [line for key, line in lines.items() if key.split(".")[0] not in _OF_A_RUN]
     words = [*others, f"model={model}"]
-    with composer(_call(flags)) as composed:
+    with _no_other_hydra(), composer(_call(flags)) as composed:
         node = compose_or_explain(composed, words).model
     unknown = unknown_keys(node)
     shared = [f"model.{key}" for key in map(str, node) if key not in unknown]
     own = [line for key, line in lines.items() if key in shared]
     return [*flags, *words, *own, *(f"~model.{key}" for key in unknown)]
+
+
+@contextmanager
+def _no_other_hydra() -> Iterator[None]:
+    """Put the Hydra that runs this process's job aside: there can be one at a time."""
+    running = GlobalHydra.instance().hydra
+    GlobalHydra.instance().hydra = None
+    try:
+        yield
+    finally:
+        GlobalHydra.instance().hydra = running
 
 
 def _call(flags: list[str]) -> Call:

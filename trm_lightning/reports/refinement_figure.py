@@ -20,7 +20,11 @@ VISIBLE = str.maketrans({" ": "␣", "\n": "↵", "\t": "⇥", "\r": "␍"})
 
 @torch.no_grad()
 def refinement_figure(
-    model: LanguageModel, tokenizer: Tokenizer, tokens: Tensor, n_columns: int = 10
+    model: LanguageModel,
+    tokenizer: Tokenizer,
+    tokens: Tensor,
+    n_columns: int = 10,
+    with_scale: bool = True,
 ) -> Figure:
     """Draw how the top guess for the last tokens of a window changes from refinement to refinement.
 
@@ -35,6 +39,7 @@ def refinement_figure(
         tokenizer: names the tokens.
         tokens: (T,) ids of one window.
         n_columns: as many of the last chunks are drawn as fit, at least one.
+        with_scale: draw the scale of probabilities; without it the picture is narrower.
     """
     n_rows = min(model.scoring_depth + 1, MAX_ROWS)
     depths = np.linspace(0, model.scoring_depth, n_rows).round().astype(int).tolist()
@@ -46,17 +51,18 @@ def refinement_figure(
     probs, guesses = (x.cpu().numpy() for x in scores.max(dim=-1))
     actual = tokens[first:].tolist()
 
-    width, height = 1.7 + 0.95 * len(actual), 1.15 + 0.36 * n_rows
-    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
     # Fixed margins, in inches: a layout engine would double the time that a picture takes.
-    axes = figure.add_axes(
-        (0.6 / width, 0.65 / height, 1 - 1.5 / width, 1 - 1.1 / height), label="guesses"
-    )
+    right = 0.9 if with_scale else 0.1
+    width, height = 0.7 + 0.95 * len(actual) + right, 1.3 + 0.36 * n_rows
+    figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+    bottom, tall = 0.65 / height, 1 - 1.25 / height
+    axes = figure.add_axes((0.7 / width, bottom, 0.95 * len(actual) / width, tall), label="guesses")
     shading = axes.imshow(probs, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    bar = figure.add_axes((1 - 0.8 / width, 0.65 / height, 0.14 / width, 1 - 1.1 / height))
-    figure.colorbar(shading, cax=bar, ticks=[0, 0.5, 1])
-    bar.set_title("probability", fontsize=FONT_SIZE, loc="center", pad=6)
-    bar.tick_params(labelsize=FONT_SIZE, length=2)
+    if with_scale:
+        bar = figure.add_axes((1 - 0.75 / width, bottom, 0.14 / width, tall))
+        figure.colorbar(shading, cax=bar, ticks=[0, 0.5, 1])
+        bar.set_title("probability", fontsize=FONT_SIZE, loc="center", pad=6)
+        bar.tick_params(labelsize=FONT_SIZE, length=2)
     for (row, column), guess in np.ndenumerate(guesses):
         _write_guess(
             axes, row, column, visible(tokenizer.token(int(guess))), float(probs[row, column])
@@ -66,8 +72,9 @@ def refinement_figure(
     for edge in range(size, len(actual), size):
         axes.axvline(edge - 0.5, color="black", linewidth=0.8)
     _label(axes, depths, [visible(tokenizer.token(token)) for token in actual])
-    given = "" if model.is_likelihood else ": chunks start from the answer"
-    axes.set_title("Top guesses, right ones framed" + given, fontsize=11, loc="left")
+    given = "" if model.is_likelihood else "; chunks start from the answer"
+    title = f"Top guess after each refinement{given}\nframed: right, darker: more probable"
+    axes.set_title(title, fontsize=11, loc="left")
     return figure
 
 
@@ -97,8 +104,8 @@ def _frame(axes: Axes, row: int, column: int) -> None:
 
 
 def _label(axes: Axes, depths: Sequence[int], actual: Sequence[str]) -> None:
-    axes.set_ylabel("refinements", fontsize=FONT_SIZE)
+    axes.set_ylabel("refinement", fontsize=FONT_SIZE)
     axes.set_yticks(range(len(depths)), [str(depth) for depth in depths])
-    axes.set_xlabel("actual text", fontsize=FONT_SIZE)
+    axes.set_xlabel("actual next token", fontsize=FONT_SIZE)
     axes.set_xticks(range(len(actual)), actual, parse_math=False)
     axes.tick_params(length=0, labelsize=FONT_SIZE)

@@ -1,7 +1,7 @@
 """Run folders: what a run leaves behind, and how to open it again.
 
 A run folder holds ``.hydra/`` (the composed config), ``checkpoints/last.ckpt`` and ``best.ckpt``,
-``metrics.jsonl``, ``tensorboard/``, ``tokenizer.json`` and ``results.json``.
+``metrics.jsonl``, TensorBoard's events, ``tokenizer.json`` and ``results.json``.
 """
 
 from collections.abc import Iterable

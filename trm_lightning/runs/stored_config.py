@@ -28,6 +28,7 @@ NAMED = frozenset(
         "trm_lightning.optim.optimizers.muon",
         "trm_lightning.optim.schedules.constant",
         "trm_lightning.optim.schedules.cosine",
+        "trm_lightning.training.loggers.Board",
     }
 )
 MOST_DEPTH = 20

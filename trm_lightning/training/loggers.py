@@ -1,18 +1,75 @@
-"""What loggers are told of a run before it starts."""
+"""TensorBoard's logger, and what loggers are told of a run before it starts."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
 from omegaconf import OmegaConf
+from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from torch.utils.tensorboard.summary import hparams
 
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.training.module import TrainingModule
+from trm_lightning.training.tensorboard_events import BY_TOKENS
 
 # Groups and keys of the config that TensorBoard's HPARAMS table shows.
 HPARAMS = ("model", "data", "optimizer", "schedule", "budget", "seed", "ema_decay", "precision")
+
+# What the numbers of training are, by the part of their name behind "train/".
+TRAINING = {
+    "nats_per_token": "Loss: mean -log p of a supervised token, in nats, with dropout, in the "
+    "first supervision step.",
+    "ppl": "exp of train/nats_per_token.",
+    "grad_norm": "Norm of the gradient before clipping.",
+    "lr": "Learning rate of the first group of parameters.",
+    "tokens_per_second": "Tokens of training windows per second of training.",
+}
+LATER_STEP = "Loss in a later supervision step, of weights that were just updated on the batch."
+
+
+class Board(TensorBoardLogger):
+    """Lightning's logger with a description beside each number, and with no file but the events.
+
+    TensorBoard names a run after the folder that its events lie in.
+    """
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Write numbers, each with what it is."""
+        for name, number in metrics.items():
+            metadata = SummaryMetadata(
+                display_name=name,
+                summary_description=description(name),
+                data_class=DATA_CLASS_SCALAR,
+            )
+            metadata.plugin_data.plugin_name = "scalars"
+            value = Summary.Value(tag=name, simple_value=float(number), metadata=metadata)
+            self.experiment._get_file_writer().add_summary(Summary(value=[value]), step)
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write what waits; the config is in the run folder already."""
+        self.experiment.flush()
+
+
+def description(name: str) -> str:
+    """Return what a logged number is; empty for one of somebody's own."""
+    if name.startswith(BY_TOKENS):
+        return f"{description(name.removeprefix(BY_TOKENS)).rstrip('.')}. The x axis is tokens."
+    split, _, kind = name.partition("/")
+    if split == "train":
+        later = kind.startswith("nats_supervision_step_")
+        return LATER_STEP if later else TRAINING.get(kind, "")
+    for suffix, what in (
+        ("_nats_per_token", "Nats per token of "),
+        ("_bits_per_character", "Bits per character of "),
+    ):
+        if kind.endswith(suffix):
+            score = kind.removesuffix(suffix)
+            return f"{what}{split}/{score}: {MEANINGS[score]}" if score in MEANINGS else ""
+    return MEANINGS.get(kind, "")
 
 
 def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:
@@ -41,7 +98,6 @@ def _fill_hparams(logger: TensorBoardLogger, config: dict[str, Any], scores: lis
     }
     for summary in hparams(settings, dict.fromkeys(scores, 0)):
         logger.experiment.file_writer.add_summary(summary)
-    logger.hparams.update(config)  # saved as hparams.yaml
 
 
 def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:

@@ -13,9 +13,8 @@ from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.training import TrainingModule
 
 PROGRAMS = ("train.py", "trm-train")
-FILES = (
-    "results.json", "metrics.jsonl", "checkpoints", "tensorboard", "samples.txt", "tokenizer.json",
-)  # fmt: skip
+EVENTS = "events.out.tfevents.*"  # of TensorBoard
+FILES = ("results.json", "metrics.jsonl", "checkpoints", "samples.txt", "tokenizer.json", EVENTS)
 
 
 def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> str:
@@ -51,7 +50,7 @@ def closing_screen(results: dict[str, Any], folder: Path) -> str:
     if floor is not None:
         lines.append(f"  {'entropy floor':27s} {floor:10.3f}   no honest model scores below it")
     folder = shown(folder)
-    there = [name for name in FILES if (folder / name).exists()]
+    there = [name for name in FILES if any(folder.glob(name))]
     lines += ["", f"  Everything is in {folder}", f"    {', '.join(there)}", "", "Next:"]
     return "\n".join([*lines, *(f"  {line}" for line in _next_commands(results, folder))])
 
@@ -77,7 +76,7 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
         (shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"),
         (shell_command("report", f"path={folder}", *trust), "a page with scores and pictures"),
     ]
-    if (folder / "tensorboard").exists():
+    if any(folder.glob(EVENTS)):
         logs = shell_command("tensorboard.main", "--logdir", str(folder.parent))
         commands.append((logs, "curves"))
     return [f"{command}   # {meaning}" for command, meaning in commands]

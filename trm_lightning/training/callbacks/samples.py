@@ -16,6 +16,7 @@ from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
 
+N_COLUMNS = 4  # of the picture: its letters can be read in TensorBoard's small cards
 SEED = 0  # the same draws at every validation: what changes is the model
 _HEAD = re.compile(r"^--- step (\d+) ---$", re.MULTILINE)
 N_SHOWN = 16  # tokens of the prompt that stand before a sample
@@ -67,7 +68,8 @@ class Samples(L.Callback):
                 # Indented, Markdown shows text as it is.
                 board.experiment.add_text("samples", "    " + text.replace("\n", "\n    "), step)
                 if model.scoring_depth:
-                    figure = refinement_figure(model, data.tokenizer, torch.from_numpy(window))
+                    tokens = torch.from_numpy(window)
+                    figure = refinement_figure(model, data.tokenizer, tokens, N_COLUMNS, False)
                     board.experiment.add_figure("refinement", figure, step)
         if self.path is not None:
             with self.path.open("a", encoding="utf-8") as file:

@@ -1,0 +1,55 @@
+"""What TensorBoard shows of a run: its name, its numbers, and what each of them is."""
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import Configure
+from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
+
+from trm_lightning.training.fit import train
+from trm_lightning.training.loggers import description
+
+
+def test_tensorboard_names_the_run_and_describes_every_number(configure: Configure) -> None:
+    cfg = configure(
+        "model=trm", "model.n_supervision=2", "logger=tensorboard", "budget.steps=8", "eval_every=4"
+    )
+    train(cfg)
+    folder = Path(cfg.run_dir)
+    assert not (folder / "hparams.yaml").exists()
+    boards = EventMultiplexer().AddRunsFromDirectory(str(folder.parent)).Reload()
+    assert list(boards.Runs()) == [folder.name]
+    board = boards.GetAccumulator(folder.name)
+    tags = board.Tags()["scalars"]
+    assert {"train/ppl", "val/ppl", "by_tokens/val/ppl", "train/nats_supervision_step_2"} <= {*tags}
+    for tag in tags:
+        metadata = board.SummaryMetadata(tag)
+        assert metadata.display_name == tag and len(metadata.summary_description) > 10, tag
+
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    for tag in tags:
+        name, x = tag.removeprefix("by_tokens/"), "tokens" if tag.startswith("by_") else "step"
+        expected = [(line[x], pytest.approx(line[name])) for line in lines if name in line]
+        assert [(event.step, event.value) for event in board.Scalars(tag)] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("train/lr", "Learning rate"),
+        ("train/nats_supervision_step_3", "later supervision step"),
+        ("val/ppl", "exact perplexity"),
+        ("val/warm_start_ppl", "NOT A LIKELIHOOD"),
+        ("val/warm_start_ppl_nats_per_token", "Nats per token of val/warm_start_ppl: NOT A LIKE"),
+        ("val/ppl_bits_per_character", "Bits per character of val/ppl: exact"),
+        ("by_tokens/val/ppl", "exact perplexity. The x axis is tokens"),
+    ],
+)
+def test_a_number_is_told_by_its_name(name: str, said: str) -> None:
+    assert said in description(name)
+
+
+@pytest.mark.parametrize("name", ["val/mine", "train/mine", "mine", "val/mine_nats_per_token"])
+def test_somebodys_own_number_has_no_description(name: str) -> None:
+    assert description(name) == ""
