@@ -2,6 +2,7 @@
 
 import collections.abc
 import inspect
+import math
 import os
 import types
 from pathlib import Path
@@ -35,7 +36,16 @@ def fits(value: Any, annotation: Any) -> bool:
         return _fits_list(value, origin, args)
     if (origin or annotation) in _MAPPINGS:
         return isinstance(value, dict)
+    if annotation is not Any and inspect.isclass(annotation) and annotation is not object:
+        return isinstance(value, annotation)  # a class: an object of it needs a node of its own
     return True
+
+
+def is_finite(value: Any) -> bool:
+    """False where a number, or one in a list, is NaN or infinite."""
+    if isinstance(value, list):
+        return all(map(is_finite, value))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _fits_list(value: Any, origin: Any, args: tuple[Any, ...]) -> bool:

@@ -1,6 +1,7 @@
 """Composition and check of a command's config before Hydra makes a run folder."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -166,6 +167,7 @@ def check_task(cfg: DictConfig, call: Call, task: DictConfig | None = None) -> N
             task = cfg.copy()
             with open_dict(task):
                 del task["hydra"]
+        _refuse_no_folder(folder)
         check_config(task, SCHEMAS.get(call.command), call.help_hint)
 
 
@@ -176,6 +178,14 @@ def _refuse_used_folder(call: Call, folder: Path) -> None:
             f"{folder} holds a run already, which a new one would overwrite.",
             f"Go on with it (resume={folder}), or choose another folder (hydra.run.dir=…).",
         )
+
+
+def _refuse_no_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be made or written: Hydra would end in a stack trace."""
+    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK):
+        what = "is not a folder" if not there.is_dir() else "cannot be written"
+        raise UserError(f"hydra.run.dir={folder}: {there} {what}.", "Choose another place.")
 
 
 @contextmanager

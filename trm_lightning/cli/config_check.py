@@ -6,7 +6,8 @@ the signature of what it names, and the top level against the command's dataclas
 
 import dataclasses
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from hydra.errors import HydraException
@@ -28,6 +29,11 @@ class Parameter(NamedTuple):
     required: bool
     example: str
     at_run_time: bool = False
+    limits: tuple[float | None, float | None] = (None, None)
+    built: bool = False  # from a node with a `_target_`
+    refused: Mapping[str, str] = MappingProxyType(
+        {}
+    )  # keys that the program sets itself: what to set instead
 
 
 def check_config(cfg: DictConfig, schema: type | None = None, hint: str = "") -> None:
@@ -85,8 +91,13 @@ class _Check:
     def node(self, node: DictConfig, place: str, parameter: Parameter | None) -> None:
         """Check a mapping: a `_target_` node, a nested dataclass, or a plain one."""
         annotation = parameter.annotation if parameter else Any
+        refused: Mapping[str, str] = parameter.refused if parameter else {}
+        for key in [key for key in map(str, node) if key in refused]:
+            self.problems.append(f"{place}.{key} is set by trm_lightning; use {refused[key]}")
         if "_target_" in node:
             self.target(node, place)
+        elif parameter and parameter.built:
+            self.problems.append(f"{place}._target_ is missing: it names what is built")
         elif isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
             self.against_dataclass(node, place, annotation)
         elif not annotations.fits({}, annotation):
@@ -103,9 +114,22 @@ class _Check:
             if nested or len(self.problems) > found:
                 return
             value = OmegaConf.to_container(value, resolve=True)
-        if parameter and not annotations.fits(value, parameter.annotation):
+        if parameter and parameter.built:
+            self.problems.append(f"{place} should be a mapping with a _target_, not {value!r}")
+        elif parameter and not annotations.fits(value, parameter.annotation):
             wanted = annotations.describe(parameter.annotation)
             self.problems.append(f"{place} should be {wanted}, not {value!r}")
+        elif not annotations.is_finite(value):
+            self.problems.append(f"{place} should be finite, not {value!r}")
+        elif parameter and isinstance(value, int | float):
+            self.limits(value, place, *parameter.limits)
+
+    def limits(self, value: float, place: str, least: float | None, most: float | None) -> None:
+        """Check a number's size."""
+        if least is not None and value < least:
+            self.problems.append(f"{place} must be at least {least} (is {value})")
+        if most is not None and value > most:
+            self.problems.append(f"{place} must be at most {most} (is {value})")
 
     def items(self, values: ListConfig, place: str) -> bool:
         """Check a list's items; True if any of them is a mapping."""
@@ -121,6 +145,9 @@ class _Check:
     def target(self, node: DictConfig, place: str) -> None:
         """Check a node against the signature of its `_target_`."""
         name = str(node._target_)
+        if not name:
+            self.problems.append(f"{place}._target_ is empty: it names what is built")
+            return
         try:
             target = get_object(name)
         except (HydraException, ImportError, ValueError) as error:
@@ -246,5 +273,12 @@ def _fields(schema: type) -> dict[str, Parameter]:
             or field.default_factory is not dataclasses.MISSING
         )
         shown = field.metadata.get("example") or annotations.example(field.type)
-        known[field.name] = Parameter(field.type, not optional, shown)
+        known[field.name] = Parameter(
+            field.type,
+            not optional,
+            shown,
+            limits=field.metadata.get("limits", (None, None)),
+            built=field.metadata.get("built", False),
+            refused=field.metadata.get("refused", {}),
+        )
     return known

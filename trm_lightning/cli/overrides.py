@@ -1,7 +1,7 @@
 """Hydra overrides, `key=value`, as lists of text."""
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
+from hydra.core.override_parser.types import Glob, Override
 from hydra.errors import OverrideParseException
 
 from trm_lightning.errors import UserError
@@ -42,6 +42,7 @@ def variations(swept: list[Override]) -> list[list[str]]:
         [f"{o.get_key_element()}={value}" for value in o.sweep_string_iterator()]
         for o in swept
         if o.is_discrete_sweep()
+        and not isinstance(o.value(), Glob)  # known to Hydra's loader alone
     ]
     first = [options[0] for options in choices]
     return [first] + [

@@ -8,7 +8,14 @@ mandatory value (`???`) was not given.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from trm_lightning.cli.trainer_keys import REFUSED
+
 RUN = "outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c"
+
+
+BUILT = {"built": True}  # a node with a `_target_`, from which an object is built
+COUNT = {"limits": (1, None)}  # least and most
+SEED = {"limits": (0, 2**32 - 1)}
 
 
 @dataclass
@@ -25,26 +32,26 @@ class Budget:
 class TrainConfig:
     """conf/train.yaml."""
 
-    data: Any
-    model: Any
-    optimizer: Any
-    schedule: Any
-    trainer: Any
+    data: Any = field(metadata=BUILT)
+    model: Any = field(metadata=BUILT)
+    optimizer: Any = field(metadata=BUILT)
+    schedule: Any = field(metadata=BUILT)
+    trainer: Any = field(metadata={**BUILT, "refused": REFUSED})
     callbacks: Any
     logger: Any
     budget: Budget
     experiment_name: str
-    seed: int
-    grad_clip: float | None
-    ema_decay: float | None
-    eval_every: int
-    log_every: int
-    checkpoint_every: int
+    seed: int = field(metadata=SEED)
+    grad_clip: float | None = field(metadata={"limits": (1e-12, None)})
+    ema_decay: float | None = field(metadata={"limits": (0, 1)})
+    eval_every: int = field(metadata=COUNT)
+    log_every: int = field(metadata=COUNT)
+    checkpoint_every: int = field(metadata=COUNT)
     precision: str
     resume: str | None = field(metadata={"example": RUN})
     trust: list[str] | str
     float32_matmul: Literal["highest", "high", "medium"]
-    threads: int | None
+    threads: int | None = field(metadata={"limits": (1, 1024)})
     cuda_graph: bool
     compile: bool
     audit: bool
@@ -63,7 +70,7 @@ class GenerateConfig:
     n_samples: int
     sampling: Any
     exit_threshold: float | None
-    seed: int
+    seed: int = field(metadata=SEED)
     trust: list[str] | str
     device: str
 
@@ -122,7 +129,7 @@ class BenchmarkConfig:
     lightning: Any
     startup: Any
     scaling: Any
-    seed: int
+    seed: int = field(metadata=SEED)
     device: str
     threads: int | None
     run_dir: str
@@ -137,7 +144,7 @@ class AuditConfig:
     split: str
     train_steps: int
     json: str | None
-    seed: int
+    seed: int = field(metadata=SEED)
     trust: list[str] | str
     device: str
     model: Any = None

@@ -2,6 +2,9 @@
 
 from trm_lightning.errors import UserError
 
+MOST_LAYERS = 1_000
+MOST_PASSES = 10_000
+
 
 def raise_problems(problems: list[str], settings: str = "model") -> None:
     """Raise one UserError that names all ``problems``; none, no error."""
@@ -18,6 +21,11 @@ def least_problems(given: dict[str, tuple[int, int]]) -> list[str]:
     ]
 
 
+def most_problems(given: dict[str, int], most: int) -> list[str]:
+    """Return which of the values are larger than any that could be meant."""
+    return [f"{name} must be at most {most} (is {v})" for name, v in given.items() if v > most]
+
+
 def shape_problems(
     window_size: int, width: int, n_layers: int, n_heads: int, dropout: float
 ) -> list[str]:
@@ -30,6 +38,7 @@ def shape_problems(
             "n_heads": (n_heads, 1),
         }
     )
+    problems += most_problems({"n_layers": n_layers}, MOST_LAYERS)
     if n_heads >= 1 and width % n_heads:
         problems.append(f"n_heads ({n_heads}) must divide width ({width})")
     if not 0 <= dropout < 1:
@@ -57,6 +66,8 @@ def recursion_problems(
             "backprop_depth": (backprop_depth, 1),
         }
     )
+    depths = {"n_refinements": n_refinements, "n_supervision": n_supervision}
+    problems += most_problems(depths, MOST_PASSES)
     if backprop_depth > n_refinements:
         problems.append(
             f"backprop_depth ({backprop_depth}) cannot exceed n_refinements ({n_refinements})"

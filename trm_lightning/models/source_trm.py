@@ -18,7 +18,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from trm_lightning.models.arguments import chunk_problems, raise_problems, recursion_problems
+from trm_lightning.models.arguments import (
+    MOST_PASSES,
+    chunk_problems,
+    most_problems,
+    raise_problems,
+    recursion_problems,
+)
 from trm_lightning.models.base import (
     LanguageModel,
     LogProbs,
@@ -61,6 +67,7 @@ class SourceTRM(Transformer):
         raise_problems(
             chunk_problems(transformer["window_size"], chunk_size)
             + recursion_problems(n_refinements, n_supervision, backprop_depth, None)
+            + most_problems({"n_recursions": n_recursions}, MOST_PASSES)
         )
         super().__init__(**transformer)
         self.chunk_size = chunk_size

@@ -6,7 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trm_lightning.models.arguments import least_problems, raise_problems
+from trm_lightning.models.arguments import (
+    MOST_PASSES,
+    least_problems,
+    most_problems,
+    raise_problems,
+)
 from trm_lightning.models.base import LogProbs
 from trm_lightning.models.early_exit import State
 from trm_lightning.models.lookahead import Pass
@@ -34,7 +39,10 @@ class TRM(Recursive):
     def __init__(
         self, *, n_recursions: int, answer_sees_input: bool = True, **recursive: Any
     ) -> None:
-        raise_problems(least_problems({"n_recursions": (n_recursions, 1)}))
+        raise_problems(
+            least_problems({"n_recursions": (n_recursions, 1)})
+            + most_problems({"n_recursions": n_recursions}, MOST_PASSES)
+        )
         super().__init__(**recursive)
         self.n_recursions = n_recursions
         self.answer_sees_input = answer_sees_input

@@ -102,10 +102,13 @@ def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 def build_model(config: Any, tokenizer: Tokenizer) -> LanguageModel:
     """Build the model of a config's ``model`` node for a tokenizer's vocabulary."""
-    model: LanguageModel = instantiate(
-        config, vocab_size=tokenizer.vocab_size, start_token=tokenizer.start_id
-    )
+    model: LanguageModel = instantiate(config, **model_arguments(tokenizer))
     return model
+
+
+def model_arguments(tokenizer: Tokenizer) -> dict[str, int]:
+    """Return the arguments of a model that are known once the data are."""
+    return {"vocab_size": tokenizer.vocab_size, "start_token": tokenizer.start_id}
 
 
 def find_device(name: str) -> torch.device:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import os
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -22,7 +23,7 @@ from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.runs.history import FILE
-from trm_lightning.runs.load import build_model, check_resumable
+from trm_lightning.runs.load import check_resumable, model_arguments
 from trm_lightning.runs.lock import sole_user
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
@@ -39,6 +40,7 @@ from trm_lightning.training.callbacks import (
 )
 from trm_lightning.training.flops import training_flops
 from trm_lightning.training.loggers import describe_to_loggers
+from trm_lightning.training.memory import refuse_what_does_not_fit
 from trm_lightning.training.results import describe_run, results_of
 from trm_lightning.training.screens import closing_screen, opening_screen
 from trm_lightning.training.tensorboard_events import drop_events_after
@@ -64,9 +66,10 @@ def train(cfg: DictConfig) -> dict[str, Any]:
 
 
 def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
-    data: TextDataModule = instantiate(cfg.data)
+    data: TextDataModule = built(cfg, "data")
     data.prepare_data()
     data.setup()
+    refuse_what_does_not_fit(sketch_of(cfg, data), data, torch.device("cpu"))
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
     facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
@@ -91,7 +94,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         finite,
         log,
         Samples(folder / "samples.txt"),
-        *instantiate(cfg.callbacks).values(),
+        *(built(cfg, "callbacks") or {}).values(),
         saves,
         StopCleanly(),
         *([Progress(log)] if cfg.progress else []),
@@ -146,6 +149,51 @@ def final_scores(
     return final, module.scores
 
 
+def built(cfg: DictConfig, key: str, **arguments: Any) -> Any:
+    """Build what a node of the config describes.
+
+    Raises:
+        UserError: naming the node, when what it names does not take its settings.
+    """
+    try:
+        return instantiate(cfg[key], **arguments)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, UserError):
+            raise cause from error
+        hint = "Choose a device that is there: trainer=cpu, trainer=gpu, trainer=mps."
+        raise UserError(
+            f"The {key} could not be set up: {str(cause).splitlines()[0]}",
+            hint if key == "trainer" else f"Look at the settings under {key}.",
+        ) from error
+
+
+def sketch_of(cfg: DictConfig, data: TextDataModule) -> LanguageModel:
+    """Build the model without memory for its weights."""
+    with torch.device("meta"):
+        model: LanguageModel = built(cfg, "model", **model_arguments(data.tokenizer))
+    return model
+
+
+def check_processes(trainer: DictConfig) -> None:
+    """Refuse more processes than cores, and to wait for machines on which nothing was started.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    devices, cores = trainer.get("devices", 1), os.cpu_count() or 1
+    if trainer.get("accelerator") == "cpu" and isinstance(devices, int) and devices > cores:
+        raise UserError(
+            f"trainer.devices={devices} is more processes than this machine has cores ({cores})."
+        )
+    if trainer.get("num_nodes", 1) > 1 and "WORLD_SIZE" not in os.environ:
+        raise UserError(
+            f"trainer.num_nodes={trainer.num_nodes} waits for processes on other machines, and "
+            "this one was not started by torchrun or srun.",
+            "Start it there: torchrun --nnodes=… -m trm_lightning.train …",
+        )
+
+
 def set_globals(cfg: DictConfig) -> None:
     """Set every process-wide switch, so that one job of a sweep leaves nothing to the next."""
     L.seed_everything(cfg.seed, verbose=False)
@@ -163,13 +211,13 @@ def build_module(
     cfg: DictConfig, data: TextDataModule, time_share: TimeShare = lambda: 0.0
 ) -> TrainingModule:
     """Build the model for the data's vocabulary, and what trains it."""
-    model = build_model(cfg.model, data.tokenizer)
+    model: LanguageModel = built(cfg, "model", **model_arguments(data.tokenizer))
     if cfg.compile:
         model.compile()
     return TrainingModule(
         model,
-        optimizer=instantiate(cfg.optimizer),
-        schedule=instantiate(cfg.schedule),
+        optimizer=built(cfg, "optimizer"),
+        schedule=built(cfg, "schedule"),
         supervised_tokens=data.supervised_tokens,
         grad_clip=cfg.grad_clip,
         ema_decay=cfg.ema_decay,
@@ -219,35 +267,28 @@ def build_trainer(
     Raises:
         UserError: when the device or the precision is not to be had here.
     """
-    loggers = list(instantiate(cfg.logger).values())
-    try:
-        trainer: L.Trainer = instantiate(
-            cfg.trainer,
-            precision=cfg.precision,
-            callbacks=callbacks,
-            logger=loggers or False,
-            default_root_dir=cfg.run_dir,
-            max_steps=module.total_steps,
-            max_epochs=-1,
-            min_epochs=0,
-            val_check_interval=math.ceil(cfg.eval_every / module.model.n_supervision),
-            check_val_every_n_epoch=None,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            inference_mode=False,
-            plugins=[*(cfg.trainer.get("plugins") or []), CheckpointFiles()],
-            use_distributed_sampler=False,
-        )
-    except Exception as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, MisconfigurationException | ValueError | RuntimeError):
-            raise UserError(
-                f"The trainer could not be set up: {cause}",
-                "Choose a device that is there: trainer=cpu, trainer=gpu, trainer=mps.",
-            ) from error
-        raise
+    loggers = list((built(cfg, "logger") or {}).values())
+    check_processes(cfg.trainer)
+    trainer: L.Trainer = built(
+        cfg,
+        "trainer",
+        precision=cfg.precision,
+        callbacks=callbacks,
+        logger=loggers or False,
+        default_root_dir=cfg.run_dir,
+        max_steps=module.total_steps,
+        max_epochs=-1,
+        min_epochs=0,
+        val_check_interval=math.ceil(cfg.eval_every / module.model.n_supervision),
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        inference_mode=False,
+        plugins=[*(cfg.trainer.get("plugins") or []), CheckpointFiles()],
+        use_distributed_sampler=False,
+    )
     if "fsdp" in type(trainer.strategy).__name__.lower():
         raise UserError(
             "FSDP cannot train by manual optimization, which deep supervision needs.",

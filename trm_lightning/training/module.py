@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from trm_lightning.data import TextDataModule
+from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, Score
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
@@ -90,7 +91,10 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
-        optimizer = self.make_optimizer(self.model)
+        try:
+            optimizer = self.make_optimizer(self.model)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"The optimizer could not be set up: {error}") from error
         self._groups = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
