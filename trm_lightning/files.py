@@ -1,6 +1,7 @@
 """Write files so that no reader ever finds half of one. All of the package writes through this."""
 
 import contextlib
+import errno
 import json
 import os
 import re
@@ -9,7 +10,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from trm_lightning.errors import UserError
 
@@ -22,7 +23,8 @@ def write_atomically(target: Path) -> Iterator[Path]:
 
     The temporary file lies beside the target, so the replacement is one rename on one disk. Both
     the file and its folder are flushed to the disk: after a power failure there is the old file
-    or the new one.
+    or the new one. A link at ``target`` is replaced itself, and what it leads to is left alone.
+    The temporary path is to be opened as a new file (mode ``x``), which follows no link either.
 
     Raises:
         OSError: when the disk is full or read-only; the old file is unchanged.
@@ -44,8 +46,17 @@ def write_text(target: Path, text: str) -> None:
     Raises:
         UserError: when the disk is full or cannot be written.
     """
-    with _explained(target), write_atomically(target) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_bytes(target, text.encode("utf-8", "backslashreplace"))
+
+
+def write_bytes(target: Path, content: bytes) -> None:
+    """Write a file atomically.
+
+    Raises:
+        UserError: when the disk is full or cannot be written.
+    """
+    with _explained(target), write_atomically(target) as temporary, temporary.open("xb") as file:
+        file.write(content)
 
 
 def write_json(target: Path, content: dict[str, Any]) -> None:
@@ -55,6 +66,40 @@ def write_json(target: Path, content: dict[str, Any]) -> None:
         UserError: when the disk is full or cannot be written.
     """
     write_text(target, json.dumps(content, indent=2, default=str) + "\n")
+
+
+def append_text(target: Path, text: str) -> None:
+    """Add UTF-8 text to a file.
+
+    Raises:
+        UserError: when the disk is full or cannot be written, or the file is a link.
+    """
+    with _explained(target), open_to_append(target) as file:
+        file.write(text.encode("utf-8", "backslashreplace"))
+
+
+def open_to_append(target: Path) -> BinaryIO:
+    """Open a file to add to it; a link is refused, which might lead anywhere.
+
+    Raises:
+        OSError: when it cannot be opened.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT
+    for name in ("O_NOFOLLOW", "O_BINARY"):  # each system has one of them
+        flags |= getattr(os, name, 0)
+    return os.fdopen(os.open(target, flags, 0o666), "ab")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder, and those above it, where it is not there yet.
+
+    Raises:
+        UserError: when it cannot be made, or is a link.
+    """
+    if folder.is_symlink():
+        raise UserError(f"{folder} is a link: nothing is written there.", "Remove the link.")
+    with _explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 @contextmanager
@@ -97,9 +142,9 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise UserError(
-            f"{target} could not be written: {error}.", "Make room on the disk."
-        ) from error
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        hint = "Make room on the disk." if full else "See that it can be written."
+        raise UserError(f"{target} could not be written: {error}.", hint) from error
 
 
 def _flush(file: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 from conftest import TINY
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
+from report_folders import ENVIRONMENT
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, conf_dir
@@ -53,7 +54,9 @@ def score(perplexity: float, name: str) -> dict[str, Any]:
         "nats_per_token": math.log(perplexity),
         "bits_per_character": math.log2(perplexity) * TOKENS / CHARACTERS,
         "tokens": TOKENS,
+        "words": 900,
         "characters": CHARACTERS,
+        "unknown_share": 0.0,
     }
 
 
@@ -105,7 +108,7 @@ def make_run(
         "vocab_size": 50, "data": "toy", "data_fingerprint": "abc", "parameters": 1000,
         "family": "ar", "width": 16, "n_layers": 2, "n_passes": 1, "flops_per_token": 1e6,
         "entropy_floor_perplexity": None, "eval_window": 16, "eval_stride": 8,
-        "final": final, "best": best, "test": {}, "environment": {},
+        "final": final, "best": best, "test": {}, "environment": ENVIRONMENT,
         "config": json.loads(tiny_config()) | {"seed": seed},
     } | facts  # fmt: skip
     if finished:

@@ -23,7 +23,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.evaluation.metrics import MEANINGS, safe_exp
-from trm_lightning.files import write_json
+from trm_lightning.files import make_folder, write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.reports.analysis_figures import analysis_figures
 from trm_lightning.reports.plots import save_figure
@@ -78,7 +78,7 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
         "environment": environment(),
     }
     folder = run.folder / FOLDER
-    folder.mkdir(exist_ok=True)
+    make_folder(folder)
     for name, figure in analysis_figures(content).items():
         save_figure(figure, folder / name)
     if model.scoring_depth:

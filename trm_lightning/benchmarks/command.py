@@ -14,7 +14,7 @@ from trm_lightning.benchmarks.scaling import scaling_figure, scaling_rows
 from trm_lightning.benchmarks.scoring import generation_rows, scoring_rows
 from trm_lightning.benchmarks.training import training_rows
 from trm_lightning.cli.screen import combine, nearest
-from trm_lightning.files import write_atomically, write_json
+from trm_lightning.files import write_json, write_text
 from trm_lightning.reports.plots import save_figure
 from trm_lightning.runs.environment import environment
 from trm_lightning.runs.load import find_device
@@ -72,8 +72,7 @@ def benchmark(cfg: DictConfig) -> dict[str, Any]:
 
 def _write(content: dict[str, Any], folder: Path) -> None:
     write_json(folder / "benchmark.json", content)
-    with write_atomically(folder / "table.md") as temporary:
-        temporary.write_text(table(content["rows"]), encoding="utf-8")
+    write_text(folder / "table.md", table(content["rows"]))
     scaling = [row for row in content["rows"] if row["section"] == "scaling"]
     if scaling:
         save_figure(scaling_figure(scaling), folder / "scaling")

@@ -8,14 +8,12 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-from yaml import YAMLError
-
 from trm_lightning.cli import launch
 from trm_lightning.cli.compose import Call
 from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
 from trm_lightning.runs.find import OUTPUTS, all_runs, find_run, last_checkpoint
+from trm_lightning.runs.stored_text import read_yaml_list
 
 
 @dataclass(frozen=True)
@@ -156,10 +154,11 @@ def stored_overrides(folder: Path) -> list[str]:
         UserError: the file is damaged.
     """
     file = _overrides_file(folder)
+    stored = read_yaml_list(file)
     try:
-        lines = merge([str(line) for line in OmegaConf.load(file)], without="resume")
-    except (OSError, ValueError, TypeError, YAMLError, UserError) as error:
-        raise UserError(f"{file} cannot be read: {str(error).splitlines()[0]}") from error
+        lines = merge(stored, without="resume")
+    except UserError as error:
+        raise UserError(f"{file} cannot be read: {error.what.splitlines()[0]}") from error
     return [line for line in lines if not line.startswith(("hydra.", "hydra/", "trust="))]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from trm_lightning.cli import launch
 from trm_lightning.errors import UserError
+from trm_lightning.printable import printable
 
 
 def show(command: str, mistake: UserError) -> None:
@@ -19,7 +20,7 @@ def show(command: str, mistake: UserError) -> None:
 
 
 def _indent(text: str) -> list[str]:
-    return [f"  {line}" for line in text.splitlines()]
+    return [f"  {line}" for line in printable(text).splitlines()]
 
 
 def cause_of(error: BaseException) -> UserError | None:

@@ -12,21 +12,22 @@ from trm_lightning.reports.analysis_figures import (
     whole_refinements,
 )
 from trm_lightning.reports.document import Number, Picture, Report, Section, Table
-from trm_lightning.reports.folders import read_json
+from trm_lightning.reports.folders import read_stored
 from trm_lightning.reports.sections import repeat_section
 from trm_lightning.reports.titles import MODELS
+from trm_lightning.runs.results_file import ENVIRONMENT
+from trm_lightning.runs.shapes import AMOUNT, COUNT, FLAG, PERPLEXITY, SIZE, TEXT, Maybe, Shape
 from trm_lightning.studies.cells import without_empty_columns
 
-KEYS = {
-    "steps",
-    "groups",
-    "ablations",
-    "early_exit",
-    "measure",
-    "is_likelihood",
-    "split",
-    "environment",
-}
+_ROW: Shape = {"refinement": COUNT, "recursion": COUNT}
+SHAPE: Shape = {
+    "run": TEXT, "data": TEXT, "net": TEXT, "split": TEXT, "measure": TEXT, "meaning": TEXT,
+    "parameters": COUNT, "optimizer_steps": COUNT, "tokens": SIZE, "split_tokens": SIZE,
+    "window": SIZE, "stride": SIZE, "whole_split": FLAG, "is_likelihood": FLAG,
+    "entropy_floor_perplexity": Maybe(PERPLEXITY), "steps": [_ROW],
+    "groups": {"*": [{"name": TEXT, "tokens": COUNT}]}, "ablations": [{"name": TEXT}],
+    "early_exit": [{"exit_threshold": AMOUNT, "mean_depth": AMOUNT}], "environment": ENVIRONMENT,
+}  # fmt: skip
 CAPTIONS = {
     "depth": "Score of all tokens after each refinement; the axis fits what follows the first. "
     "Small dots: the answer read off after fewer recursions than trained with. Rings: answers that "
@@ -50,7 +51,7 @@ def analysis_report(folder: Path) -> Report:
     Raises:
         UserError: when its ``analysis.json`` cannot be read.
     """
-    content = read_json(folder / "analysis.json", KEYS)
+    content = read_stored(folder / "analysis.json", SHAPE)
     overrides = [f"run={content['run']}", f"split={content['split']}"]
     if not content["whole_split"]:
         overrides.append(f"max_tokens={content['tokens']}")

@@ -1,11 +1,13 @@
 """A report from its composed config to ``report.html``."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig
 
+from trm_lightning.errors import UserError
 from trm_lightning.reports.analysis import analysis_report
 from trm_lightning.reports.comparison import comparison_report
 from trm_lightning.reports.document import Report
@@ -13,6 +15,8 @@ from trm_lightning.reports.folders import has_results, kind_of
 from trm_lightning.reports.page import write_report
 from trm_lightning.reports.run import run_report
 from trm_lightning.runs.find import find_run
+
+_log = logging.getLogger(__name__)
 
 
 def report(cfg: DictConfig) -> None:
@@ -27,5 +31,15 @@ def report(cfg: DictConfig) -> None:
         "analysis": analysis_report,
         "comparison": comparison_report,
     }
-    pages = write_report(makers[kind_of(folder)](folder), folder)
+    make = makers[kind_of(folder)]
+    try:
+        pages = write_report(make(folder), folder)
+    except UserError:
+        raise
+    except Exception as error:  # numbers, each of the right type, that contradict each other
+        _log.debug("The report could not be made.", exc_info=True)
+        raise UserError(
+            f"What {folder} holds does not fit together: {type(error).__name__}: {error}",
+            "A file in it may be damaged; hydra.verbose=true tells where that was found.",
+        ) from error
     print("\n".join(f"Written to {page}" for page in pages))

@@ -10,16 +10,25 @@ from trm_lightning.evaluation.rounding import number
 from trm_lightning.reports.colors import FAINT, INK, Style, family_of, series_styles
 from trm_lightning.reports.curves import AXES, History, side_by_side
 from trm_lightning.reports.document import Listing, Number, Picture, Report, Section, Table
-from trm_lightning.reports.folders import read_history, read_json
+from trm_lightning.reports.folders import read_history, read_stored
 from trm_lightning.reports.plots import new_axes
 from trm_lightning.reports.sections import environment_table, verdict_text
 from trm_lightning.reports.studies import Styles, study_numbers, study_section
-from trm_lightning.runs.results_file import FILE, read_results
+from trm_lightning.runs.results_file import ENVIRONMENT, FILE, read_results
+from trm_lightning.runs.shapes import AMOUNT, COUNT, FLAG, TEXT, Maybe, Shape
 from trm_lightning.studies.table import comparison_tables
 from trm_lightning.studies.verdict import verdict
 
-KEYS = {"name", "status", "entries", "notes", "baseline", "parity", "scale", "command",
-        "environment"}  # fmt: skip
+_RUN: Shape = {"seed": Maybe(COUNT), "folder": TEXT, "status": TEXT}
+_ENTRY: Shape = {
+    "name": TEXT, "note": TEXT, "is_baseline": FLAG, "metric": Maybe(TEXT),
+    "is_likelihood": Maybe(FLAG), "comparable": FLAG, "figures": {}, "runs": [_RUN],
+}  # fmt: skip
+SHAPE: Shape = {
+    "name": TEXT, "status": TEXT, "data": Maybe(TEXT), "entries": [_ENTRY], "notes": [TEXT],
+    "baseline": TEXT, "parity": Maybe(TEXT), "scale": AMOUNT, "command": [TEXT],
+    "environment": ENVIRONMENT,
+}  # fmt: skip
 Entry = dict[str, Any]
 N_NUMBERS = 6
 
@@ -30,7 +39,7 @@ def comparison_report(folder: Path) -> Report:
     Raises:
         UserError: when its ``comparison.json`` cannot be read.
     """
-    content = read_json(folder / "comparison.json", KEYS)
+    content = read_stored(folder / "comparison.json", SHAPE)
     tables = comparison_tables(content)
     styles = series_styles({e["name"]: _family(folder, e) for e in content["entries"]})
     study = content.get("study")

@@ -1,5 +1,6 @@
 """Learning curves of one run or of several side by side."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
@@ -34,18 +35,18 @@ def run_curve(
     """
     figure, axes = new_axes(f"Against {x}", AXES[x], label)
     shown = []
-    training = [(line[x], line[TRAINING]) for line in history if TRAINING in line]
+    training = _points(history, TRAINING, x)
     if training:
         axes.plot(
             [a for a, _ in training], [b for _, b in training],
             linewidth=0.9, alpha=0.8, color=FAINT, label="training",
         )  # fmt: skip
         shown += [b for _, b in training[len(training) // 20 :]]  # not the fall of the first steps
-    scored = [(line[x], line[metric]) for line in history if metric in line]
+    scored = _points(history, metric, x)
     if scored:
         add_line(axes, style, [a for a, _ in scored], [b for _, b in scored], "validation")
         shown += [b for _, b in scored]
-    if floor is not None:
+    if floor is not None and math.isfinite(floor):
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
         shown.append(floor)
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
@@ -76,7 +77,7 @@ def side_by_side(
     shown = []
     for name, seeds in curves.items():
         metric, style = metrics[name], styles[name]
-        points = [[(line[x], line[metric]) for line in seed if metric in line] for seed in seeds]
+        points = [_points(seed, metric, x) for seed in seeds]
         for seed in points:
             axes.plot(*zip(*seed, strict=True), linewidth=0.7, alpha=0.4, color=style.color)
         n = min((len(seed) for seed in points), default=0)
@@ -93,3 +94,8 @@ def side_by_side(
         scale_perplexity(axes, shown)
     add_legend(axes)
     return figure
+
+
+def _points(history: History, name: str, x: str) -> list[tuple[float, float]]:
+    """Return where a score was logged, and its value where that is finite."""
+    return [(line[x], line[name]) for line in history if math.isfinite(line.get(name, math.nan))]

@@ -40,7 +40,7 @@ class Picture:
     @property
     def stem(self) -> str:
         """The name as part of a file's name and of an HTML id, whatever it was made from."""
-        return re.sub(r"\W+", "_", self.name, flags=re.ASCII)
+        return re.sub(r"\W+", "_", self.name, flags=re.ASCII)[:60]
 
 
 @dataclass(frozen=True)

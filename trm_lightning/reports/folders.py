@@ -1,12 +1,13 @@
 """What lies in a folder that a report is asked for."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.shapes import Shape, misfit
+from trm_lightning.runs.stored_text import read_json
 
 # The file that each command writes last: where it is, the folder is whole.
 KINDS = {
@@ -45,21 +46,17 @@ def kind_of(folder: Path) -> str:
     )
 
 
-def read_json(file: Path, keys: set[str]) -> dict[str, Any]:
-    """Read an object that must have these keys.
+def read_stored(file: Path, shape: Shape) -> dict[str, Any]:
+    """Read an object that must be of a shape.
 
     Raises:
         UserError: when the file is damaged or another program's.
     """
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{file} cannot be read: {error}", "It may be damaged.") from error
-    missing = keys - content.keys() if isinstance(content, dict) else keys
-    if missing:
+    content = read_json(file)
+    wrong = misfit(content, shape)
+    if wrong:
         raise UserError(
-            f"{file} was not written by this version of trm_lightning: "
-            f"it lacks {', '.join(sorted(missing))}.",
+            f"{file} is damaged, or was not written by this version of trm_lightning: {wrong}.",
             "Run the command that made it again.",
         )
     return dict(content)

@@ -2,19 +2,18 @@
 
 import base64
 import re
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from trm_lightning.files import write_atomically
+from trm_lightning.files import make_folder, write_bytes, write_text
 from trm_lightning.reports.document import Listing, Picture, Report
 from trm_lightning.reports.plots import as_element, save_figure
-from trm_lightning.studies.cells import markdown_table
+from trm_lightning.runs.stored_text import read_bytes
+from trm_lightning.studies.cells import code_span, escaped, markdown_table
 
 FIGURES = "figures"
 
@@ -25,7 +24,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     Returns:
         The two pages.
     """
-    (folder / FIGURES).mkdir(exist_ok=True)
+    make_folder(folder / FIGURES)
     elements = {
         picture.stem: _save_picture(picture, folder / FIGURES / picture.stem)
         for section in report.sections
@@ -33,8 +32,7 @@ def write_report(report: Report, folder: Path) -> list[Path]:
     }
     pages = {"report.html": render_html(report, elements), "report.md": render_markdown(report)}
     for name, text in pages.items():
-        with write_atomically(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return [folder / name for name in pages]
 
 
@@ -63,13 +61,13 @@ def _environment(autoescape: bool) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"plain": _plain, "table": markdown_table, "fenced": _fenced}
+    environment.filters |= {
+        "escaped": lambda text: escaped(str(text)),
+        "code": code_span,
+        "table": markdown_table,
+        "fenced": _fenced,
+    }
     return environment
-
-
-def _plain(text: Any) -> str:
-    """Return text that Markdown cannot take for HTML, on one line."""
-    return str(text).replace("<", "&lt;").replace("\n", " ")
 
 
 def _fenced(listing: Listing) -> str:
@@ -88,7 +86,8 @@ def _save_picture(picture: Picture, stem: Path) -> Markup:
     if isinstance(picture.source, Figure):
         return Markup(as_element(save_figure(picture.source, stem), picture.stem))
     for suffix in (".png", ".svg"):
-        with write_atomically(stem.with_name(stem.name + suffix)) as temporary:
-            shutil.copyfile(picture.source.with_suffix(suffix), temporary)
-    encoded = base64.b64encode(stem.with_suffix(".svg").read_bytes()).decode()
+        file = picture.source.with_suffix(suffix)
+        if file.is_file():
+            write_bytes(stem.with_suffix(suffix), read_bytes(file))
+    encoded = base64.b64encode(read_bytes(picture.source.with_suffix(".svg"))).decode()
     return Markup('<img alt="" src="data:image/svg+xml;base64,{}">').format(encoded)

@@ -4,6 +4,7 @@ Drawn without pyplot, which keeps state between figures. Colours and markers: ``
 """
 
 import io
+import math
 import re
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from trm_lightning.files import write_atomically
+from trm_lightning.files import write_bytes
 from trm_lightning.reports.colors import FAINT, INK, Style
 
 SIZE = (4.4, 2.9)  # inches: about a phone's width, so that text keeps its size on one
@@ -48,8 +49,8 @@ def new_axes(title: str, x: str, y: str) -> tuple[Figure, Axes]:
 def add_line(
     axes: Axes, style: Style, x: Sequence[float], y: Sequence[float | None], label: str = ""
 ) -> None:
-    """Draw a series; values that are None are left out."""
-    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None]
+    """Draw a series; values that are None or not finite are left out."""
+    points = [(a, b) for a, b in zip(x, y, strict=True) if b is not None and math.isfinite(b)]
     marker = style.marker if len(points) <= 40 else ""
     axes.plot(
         [a for a, _ in points], [b for _, b in points], style.line, marker=marker, markersize=3.5,
@@ -71,7 +72,8 @@ def add_legend(axes: Axes) -> None:
 
 def scale_perplexity(axes: Axes, values: Sequence[float]) -> None:
     """Use a logarithmic axis where values span more than a factor of 3, with plain numbers."""
-    low, high = min(values), max(values)
+    values = [value for value in values if math.isfinite(value)]
+    low, high = min(values, default=0), max(values, default=0)
     if low > 0 and high / low > 3:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -124,8 +126,7 @@ def save_figure(figure: Figure, stem: Path) -> str:
     svg = _rendered(figure, "svg")
     figure.set_layout_engine("none")  # it is laid out now, and to do so takes most of the time
     for suffix, content in ((".svg", svg), (".png", _rendered(figure, "png"))):
-        with write_atomically(stem.with_name(stem.name + suffix)) as temporary:
-            temporary.write_bytes(content)
+        write_bytes(stem.with_name(stem.name + suffix), content)
     return svg.decode()
 
 

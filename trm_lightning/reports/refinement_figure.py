@@ -11,6 +11,7 @@ from torch import Tensor
 
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.models import LanguageModel
+from trm_lightning.printable import printable
 
 MAX_ROWS = 12
 FONT_SIZE = 10
@@ -80,7 +81,7 @@ def refinement_figure(
 
 def visible(token: str, width: int = 10) -> str:
     """Return a token with its blanks and line ends as signs, cut to ``width`` characters."""
-    text = token.translate(VISIBLE)
+    text = printable(token.translate(VISIBLE))
     return text if len(text) <= width else text[: width - 1] + "…"
 
 

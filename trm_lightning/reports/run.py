@@ -11,11 +11,11 @@ from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.evaluation.rounding import fixed, number, percent
-from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, KEYS, analysis_sections
+from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, SHAPE, analysis_sections
 from trm_lightning.reports.colors import model_style
 from trm_lightning.reports.curves import AXES, run_curve
 from trm_lightning.reports.document import Number, Picture, Report, Section, Table
-from trm_lightning.reports.folders import read_history, read_json
+from trm_lightning.reports.folders import read_history, read_stored
 from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.reports.sample_text import sample_section
 from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
@@ -41,7 +41,7 @@ def run_report(folder: Path, trust: str | Sequence[str] = ()) -> Report:
     command = training_command(folder, results["environment"])
     sections = [_scores(results), _curves(folder, results), *sample_section(folder)]
     if (folder / "analysis" / "analysis.json").is_file():
-        content = read_json(folder / "analysis" / "analysis.json", KEYS)
+        content = read_stored(folder / "analysis" / "analysis.json", SHAPE)
         sections += analysis_sections(folder / "analysis", content)
     else:
         sections += _heat_map(folder, trust)

@@ -4,10 +4,11 @@ import re
 from pathlib import Path
 
 from trm_lightning.reports.document import Listing, Section
+from trm_lightning.runs.stored_text import read_text
 
 SAMPLES = "samples.txt"
 N_EARLIER = 10  # samples of the folded list, evenly spread over training
-_HEADING = re.compile(r"^--- step (\d+) ---\n", re.MULTILINE)
+_HEADING = re.compile(r"^--- step (\d{1,15}) ---\n", re.MULTILINE | re.ASCII)
 _TEXT = (
     "Before ▸ stands the end of the validation split's first window, after it what the model adds, "
     "drawn at temperature 1 with the same random numbers at every step."
@@ -19,7 +20,7 @@ def sample_section(folder: Path) -> list[Section]:
     file = folder / SAMPLES
     if not file.is_file():
         return []
-    samples = read_samples(file.read_text(encoding="utf-8", errors="replace"))
+    samples = read_samples(read_text(file, errors="replace"))
     if not samples:
         return []
     step, text = samples[-1]

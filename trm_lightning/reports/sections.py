@@ -3,14 +3,19 @@
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.reports.document import Listing, Section, Table
-from trm_lightning.reports.folders import read_json
+from trm_lightning.reports.folders import read_stored
+from trm_lightning.runs.results_file import VERDICT
+from trm_lightning.runs.shapes import COUNT, FLAG, TEXT, Maybe, Shape
+from trm_lightning.runs.stored_text import read_yaml_list
 
 AUDIT = "audit.json"
 PASSED = {True: "passed", False: "FAILED", None: "does not apply"}
+_CHECK: Shape = {"name": TEXT, "passed": Maybe(FLAG), "detail": TEXT, "position": Maybe(COUNT)}
+_AUDIT: Shape = {**VERDICT, "scores": {"*": {"checks": [_CHECK]}}}
 LEAKS = (
     "THIS MODEL SEES WHAT IT IS SCORED ON: it failed the leak audit, so none of its numbers is a "
     "perplexity."
@@ -31,7 +36,7 @@ def audit_section(folder: Path, verdict: dict[str, Any] | None, known: bool) -> 
         off = "It was switched off for this run." if known else "This run has not been audited."
         how = shell_command("audit", f"run={folder}", f"json={folder / AUDIT}")
         return Section("Leak audit", f"{off} Make up for it:", listings=[Listing("", how)])
-    content = read_json(folder / AUDIT, {"passed", "failed", "scores"})
+    content = read_stored(folder / AUDIT, _AUDIT)
     tables = [
         Table(
             name,
@@ -70,7 +75,8 @@ def repeat_section(
     """Tell how to get the same again: command, surroundings and config."""
     listings = [Listing("Command", command)]
     if config is not None:
-        listings.append(Listing("Config", OmegaConf.to_yaml(config).rstrip(), folded=True))
+        text = yaml.safe_dump(config, allow_unicode=True, sort_keys=False)
+        listings.append(Listing("Config", text.rstrip(), folded=True))
     return Section("To repeat it", tables=[environment_table(environment)], listings=listings)
 
 
@@ -94,6 +100,6 @@ def training_command(folder: Path, environment: dict[str, Any]) -> str:
     Hydra's record is preferred: for a job of a sweep, the command line was that of the sweep.
     """
     record = folder / ".hydra" / "overrides.yaml"
-    given = list(OmegaConf.load(record)) if record.is_file() else environment["command"][1:]
-    overrides = [str(word) for word in given if not str(word).startswith("resume=")]
+    given = read_yaml_list(record) if record.is_file() else environment["command"][1:]
+    overrides = [word for word in given if not word.startswith("resume=")]
     return shell_command("train", *overrides)

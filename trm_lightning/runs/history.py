@@ -3,26 +3,45 @@
 import json
 from pathlib import Path
 
-from trm_lightning.files import write_text
+from trm_lightning.errors import UserError
+from trm_lightning.files import append_text, write_text
+from trm_lightning.runs import stored_text
+from trm_lightning.runs.shapes import AMOUNT, COUNT, NUMBER, Shape, misfit
 
 FILE = "metrics.jsonl"
+LINE: Shape = {"step": COUNT, "tokens": COUNT, "seconds": AMOUNT, "*": NUMBER}
 
 
 def read_lines(path: Path) -> list[dict[str, float]]:
-    """Read a file of JSON lines; a last line that a kill cut short is left out."""
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
+    """Read a file of JSON lines; a last line that a kill cut short is left out.
+
+    Raises:
+        UserError: when any other line is damaged, naming it.
+    """
+    lines: list[dict[str, float]] = []
+    wrong = None
+    for number, text in enumerate(stored_text.read_lines(path), start=1):
+        if wrong is not None:
+            raise UserError(wrong, "Remove that line.")
         try:
-            lines.append(json.loads(text))
-        except json.JSONDecodeError:
-            break
+            line = stored_text.parse_json(text.decode("utf-8"))
+        except ValueError as error:
+            wrong = f"{path}, line {number}, cannot be read: {error}."
+            continue
+        misfits = misfit(line, LINE)
+        if misfits:
+            raise UserError(f"{path}, line {number}: {misfits}.", "Remove that line.")
+        lines.append(line)
     return lines
 
 
 def append_line(path: Path, line: dict[str, float]) -> None:
-    """Add a line."""
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(line) + "\n")
+    """Add a line.
+
+    Raises:
+        UserError: when the disk is full or cannot be written.
+    """
+    append_text(path, json.dumps(line) + "\n")
 
 
 def drop_lines_after(path: Path, step: int) -> list[dict[str, float]]:

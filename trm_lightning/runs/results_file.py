@@ -1,18 +1,57 @@
-"""A finished run's ``results.json``, read back."""
+"""A finished run's ``results.json``, read back; ``training.results`` writes it."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from trm_lightning.errors import UserError
 from trm_lightning.runs.checkpoint_file import check_format
+from trm_lightning.runs.shapes import (
+    AMOUNT,
+    ANY,
+    COUNT,
+    FLAG,
+    PERPLEXITY,
+    SCORE,
+    SIZE,
+    TEXT,
+    Maybe,
+    Shape,
+    misfit,
+)
+from trm_lightning.runs.stored_text import read_json
 
 FILE = "results.json"
+ENVIRONMENT: Shape = {
+    "python": TEXT, "platform": TEXT, "packages": {"*": TEXT}, "threads": COUNT, "cpu": TEXT,
+    "gpu": Maybe(TEXT), "git_commit": Maybe(TEXT), "command": [TEXT],
+}  # fmt: skip
+VERDICT: dict[str, Shape] = {"passed": FLAG, "leaks?": FLAG, "failed": {"*": [TEXT]}}
+_SCORES: Shape = {
+    "*": {
+        "meaning": TEXT, "is_likelihood": FLAG, "perplexity": PERPLEXITY, "nats_per_token": SCORE,
+        "bits_per_character": SCORE, "bits_per_byte?": SCORE, "word_perplexity?": PERPLEXITY,
+        "total_nats?": SCORE, "tokens": SIZE, "words": COUNT, "characters": SIZE, "bytes?": COUNT,
+        "unknown_share": AMOUNT,
+    }
+}  # fmt: skip
+_NAMED: dict[str, Shape] = {"_target_?": TEXT, "name?": ANY}
+_CONFIG: Shape = {
+    "model": _NAMED,
+    "data": {**_NAMED, "corpus?": Maybe(_NAMED), "tokenizer?": Maybe(_NAMED)},
+    "seed": COUNT,
+    "experiment_name?": TEXT,
+}
 # What every run of this format records, and readers rely on.
-KEYS = {"status", "optimizer_steps", "tokens_seen", "seconds", "vocab_size", "data",
-        "data_fingerprint", "entropy_floor_perplexity", "family", "parameters", "width",
-        "n_layers", "n_passes", "flops_per_token", "eval_window", "eval_stride", "final", "best",
-        "test", "environment", "config"}  # fmt: skip
+RESULTS: dict[str, Shape] = {
+    "format": COUNT, "status": TEXT, "optimizer_steps": COUNT, "tokens_seen": SIZE,
+    "seconds": AMOUNT, "vocab_size": SIZE, "data": TEXT, "data_fingerprint": TEXT,
+    "train_tokens?": COUNT, "entropy_floor_perplexity": Maybe(PERPLEXITY), "family": TEXT,
+    "parameters": SIZE, "width": Maybe(COUNT), "n_layers": COUNT, "n_passes": COUNT,
+    "flops_per_token": AMOUNT, "is_likelihood?": FLAG, "eval_window": SIZE, "eval_stride": SIZE,
+    "audit?": Maybe(VERDICT), "final": _SCORES,
+    "best": {"*": {"perplexity": PERPLEXITY, "step": COUNT}}, "test": _SCORES,
+    "environment": ENVIRONMENT, "config": _CONFIG,
+}  # fmt: skip
 
 
 def read_results(folder: Path) -> dict[str, Any]:
@@ -22,17 +61,14 @@ def read_results(folder: Path) -> dict[str, Any]:
         UserError: when they are damaged, another program's, or of another version's format.
     """
     file = folder / FILE
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(
-            f"{file} cannot be read: {error}.",
-            "If it is damaged, remove it, and the run resumes from its last checkpoint.",
-        ) from error
+    content = read_json(file)
     if not isinstance(content, dict) or not {"final", "config"} <= content.keys():
         raise UserError(f"{file} was not written by trm_lightning.", "Give the folder of a run.")
     check_format(content, file)
-    missing = sorted(KEYS - content.keys())
-    if missing:
-        raise UserError(f"{file} lacks {', '.join(missing)}.", "Train the run again.")
+    wrong = misfit(content, RESULTS) or ("" if content["final"] else "final has no score")
+    if wrong:
+        raise UserError(
+            f"{file} is damaged or was edited: {wrong}.",
+            "Remove it, and the run resumes from its last checkpoint; or train the run again.",
+        )
     return content

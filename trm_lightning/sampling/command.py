@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from trm_lightning.data import Tokenizer
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
+from trm_lightning.printable import printable
 from trm_lightning.runs.load import LoadedRun, find_device, load_run
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
@@ -41,9 +42,9 @@ def generate(cfg: DictConfig) -> None:
             if cfg.n_samples > 1:
                 print(f"--- {i + 1} ---")
             ids = sample(run.model, prompt, cfg.n_tokens, sampler)
-            print(run.tokenizer.decode(prompt), end="")
+            print(printable(run.tokenizer.decode(prompt)), end="")
             for piece in text_pieces(run.tokenizer, prompt, ids):
-                print(piece, end="", flush=True)
+                print(printable(piece), end="", flush=True)
             print()
     seconds, n = time.perf_counter() - start, cfg.n_tokens * cfg.n_samples
     _note(
@@ -104,4 +105,4 @@ def _passes(model: LanguageModel, n_tokens: int, n_calls: int) -> str:
 
 
 def _note(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(printable(text), file=sys.stderr)

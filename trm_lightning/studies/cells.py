@@ -1,10 +1,12 @@
 """Tables of text cells, their Markdown, and cells of means."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from trm_lightning.evaluation.rounding import NONE, number
+from trm_lightning.printable import printable
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ def without_empty_columns(table: Table) -> Table:
 
 def markdown_table(table: Table) -> str:
     """Return a table whose columns are aligned in the text as well, without title and note."""
-    head, *rows = [[_escaped(cell) for cell in row] for row in [table.header, *table.rows]]
+    head, *rows = [[escaped(cell) for cell in row] for row in [table.header, *table.rows]]
     # At least 2: a rule for numbers is a dash and a colon.
     widths = [max(2, *(len(row[i]) for row in [head, *rows])) for i in range(len(head))]
     words = [i < table.n_text for i in range(len(head))]
@@ -71,6 +73,23 @@ def markdown_table(table: Table) -> str:
     return "\n".join(lines)
 
 
-def _escaped(cell: str) -> str:
-    """Return text that can neither end a Markdown table's cell nor be markup."""
-    return cell.replace("|", "\\|").replace("\n", " ").replace("<", "&lt;")
+# Signs of Markdown where they mean something: not in x_1, 3 * 4 or -0.5.
+_MARKUP = re.compile(
+    r"[\\`\[\]|]|\*(?=\S)|(?<=\S)\*|(?<!\w)_(?=\S)|(?<=\S)_(?!\w)|~(?=~)"
+    r"|^[#>]|^[-+=](?=[-=\s]|$)"
+)
+
+
+def escaped(text: str) -> str:
+    """Return text on one line that Markdown shows as it is, in a cell of a table as well."""
+    line = " ".join(printable(text).split("\n")).lstrip()
+    line = re.sub(r"&(?=#?\w+;)", "&amp;", line).replace("<", "&lt;")
+    return _MARKUP.sub(r"\\\g<0>", line)
+
+
+def code_span(text: str) -> str:
+    """Return text as code within a line of Markdown, which its own backticks cannot end."""
+    line = " ".join(printable(text).split("\n"))
+    fence = "`" * (max(map(len, re.findall("`+", line)), default=0) + 1)
+    blank = " " if "`" in line else ""
+    return f"{fence}{blank}{line}{blank}{fence}"

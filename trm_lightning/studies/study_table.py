@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trm_lightning.evaluation.rounding import NONE, fixed
-from trm_lightning.studies.cells import Table, markdown_table, mean_cell
+from trm_lightning.studies.cells import Table, escaped, markdown_table, mean_cell
 
 Values = dict[str, Any]
 
@@ -12,7 +12,7 @@ Values = dict[str, Any]
 def study_parts(study: Values) -> list[str]:
     """Return heading, explanation and table of a study as Markdown."""
     table = study_table(study)
-    return [f"## {table.title}", study_text(study), markdown_table(table)]
+    return [f"## {table.title}", escaped(study_text(study)), markdown_table(table)]
 
 
 def study_table(study: Values) -> Table:

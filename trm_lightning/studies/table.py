@@ -6,6 +6,8 @@ from typing import Any
 from trm_lightning.evaluation.rounding import NONE, number
 from trm_lightning.studies.cells import (
     Table,
+    code_span,
+    escaped,
     markdown_table,
     mean_cell,
     percent_cell,
@@ -23,11 +25,12 @@ def render(comparison: dict[str, Any]) -> str:
     entries, study = comparison["entries"], comparison.get("study")
     n_seeds = max((len(entry["runs"]) for entry in entries), default=0)
     intro = (
-        f"{comparison['data'] or 'No run has ended yet'}; {n_seeds} seed(s) per entry; "
-        f"baseline: {comparison['baseline']}. "
+        f"{escaped(comparison['data'] or 'No run has ended yet')}; {n_seeds} seed(s) per entry; "
+        f"baseline: {escaped(comparison['baseline'])}. "
         "Means over seeds ± half of the 95 % t interval; differences are paired by seed."
     )
-    parts = [f"# Comparison {comparison['name']}", intro, _list(verdict(comparison))]
+    title = f"# Comparison {escaped(comparison['name'])}"
+    parts = [title, intro, _list([escaped(sentence) for sentence in verdict(comparison)])]
     for name, table in comparison_tables(comparison).items():
         own = [f"## {table.title}", markdown_table(table)]
         parts += study_parts(study) if name == "study" and study else own
@@ -149,12 +152,16 @@ def _list(points: Sequence[str]) -> str:
 
 
 def _all_notes(comparison: dict[str, Any]) -> list[str]:
+    """Return the notes as Markdown."""
     tables = comparison_tables(comparison).values()
-    return [
+    notes = [
         *comparison["notes"],
         *(f"{e['name']}: {e['note']}." for e in comparison["entries"] if e["note"]),
         *(table.note for table in tables if table.note),
-        f"`{' '.join(comparison['command'])}`",
+    ]
+    return [
+        *map(escaped, notes),
+        code_span(" ".join(comparison["command"])),
     ]
 
 

@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 
 from trm_lightning.errors import UserError
+from trm_lightning.files import open_to_append
 from trm_lightning.studies.plan import PlannedRun
 
 if sys.platform != "win32":
@@ -57,7 +58,7 @@ class TrainingProcess:
     def _start(self) -> None:
         """Train the run, or resume it from its last checkpoint."""
         self.run.folder.parent.mkdir(parents=True, exist_ok=True)
-        with self.log_file.open("ab") as log:
+        with open_to_append(self.log_file) as log:
             if not _lock(log):
                 if not self.waits:
                     name = self.run.folder.name

@@ -11,13 +11,13 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from tqdm import tqdm
 
 from trm_lightning.cli.overrides import merge
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.stored_text import read_yaml_list
 from trm_lightning.studies.plan import Plan
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 
@@ -80,7 +80,7 @@ def refuse_other_settings(plan: Plan) -> None:
         file = run.folder / ".hydra" / "overrides.yaml"
         if not file.is_file():
             continue
-        stored = set(merge([str(line) for line in OmegaConf.load(file)], without="resume"))
+        stored = set(merge(read_yaml_list(file), without="resume"))
         planned = set(run.overrides)
         if stored != planned:
             raise UserError(

@@ -27,7 +27,7 @@ def drop_events_after(folder: Path, step: int, tokens: int) -> None:
         if not kept:
             file.unlink()
             continue
-        with write_atomically(file) as temporary, temporary.open("wb") as stream:
+        with write_atomically(file) as temporary, temporary.open("xb") as stream:
             writer = RecordWriter(stream)
             for event in kept:
                 writer.write(event.SerializeToString())

@@ -9,16 +9,18 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from trm_lightning.data import TextDataModule, Tokenizer
-from trm_lightning.files import write_text
+from trm_lightning.files import append_text, write_text
 from trm_lightning.models import LanguageModel
+from trm_lightning.printable import printable
 from trm_lightning.reports.refinement_figure import refinement_figure
+from trm_lightning.runs.stored_text import MOST_LINES_BYTES, read_text
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
 
 N_COLUMNS = 4  # of the picture: its letters can be read in TensorBoard's small cards
 SEED = 0  # the same draws at every validation: what changes is the model
-_HEAD = re.compile(r"^--- step (\d+) ---$", re.MULTILINE)
+_HEAD = re.compile(r"^--- step (\d{1,15}) ---$", re.MULTILINE | re.ASCII)
 N_SHOWN = 16  # tokens of the prompt that stand before a sample
 
 
@@ -44,7 +46,7 @@ class Samples(L.Callback):
         assert isinstance(pl_module, TrainingModule)
         if not trainer.is_global_zero or self.path is None or not self.path.is_file():
             return
-        parts = _HEAD.split(self.path.read_text(encoding="utf-8", errors="replace"))
+        parts = _HEAD.split(read_text(self.path, MOST_LINES_BYTES, errors="replace"))
         samples = {int(step): text for step, text in zip(parts[1::2], parts[2::2], strict=True)}
         kept = {k: text for k, text in samples.items() if k <= pl_module.optimizer_steps}
         write_text(self.path, "".join(f"--- step {k} ---{text}" for k, text in kept.items()))
@@ -72,8 +74,7 @@ class Samples(L.Callback):
                     figure = refinement_figure(model, data.tokenizer, tokens, N_COLUMNS, False)
                     board.experiment.add_figure("refinement", figure, step)
         if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(f"--- step {step} ---\n{text}\n\n")
+            append_text(self.path, f"--- step {step} ---\n{text}\n\n")
 
     def _continue(self, model: LanguageModel, tokenizer: Tokenizer, prompt: list[int]) -> str:
         """Return the prompt's end and what the model adds to it."""
@@ -81,4 +82,4 @@ class Samples(L.Callback):
         ids = list(sample(model, prompt, self.n_tokens, sampler))
         shown = prompt[-N_SHOWN:]
         before = tokenizer.decode(shown)
-        return f"…{before} ▸{tokenizer.decode(shown + ids)[len(before) :]}"
+        return printable(f"…{before} ▸{tokenizer.decode(shown + ids)[len(before) :]}")
