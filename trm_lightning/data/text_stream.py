@@ -5,14 +5,12 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from trm_lightning.errors import UserError
 
 BLOCK_CHARACTERS = 1 << 20
 _BLOCK_BYTES = 1 << 20
-_ROWS_PER_PIECE = 4096
 _CUT_SEARCH = 1 << 16
 _LAST_SAFE_CUT = re.compile(r"(?s).*[ \n](?=\S)")
 
@@ -44,45 +42,6 @@ def read_utf8(path: Path) -> Iterator[str]:
                 yield text
             if not data:
                 return
-
-
-def read_parquet_lines(path: Path) -> Iterator[str]:
-    """Yield the text of a WikiText parquet file, equal to that of the published ``.tokens`` file.
-
-    A row of the column ``text`` is a line, with or without line end; "" is the line " ".
-
-    Raises:
-        UserError: the file is not parquet.
-    """
-    import pyarrow.parquet as pq
-
-    with _parquet_errors(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_PIECE, columns=["text"]):
-            rows = batch.column("text").to_pylist()
-            yield "".join(row if row.endswith("\n") else (row or " ") + "\n" for row in rows)
-
-
-def parquet_text_bytes(path: Path) -> int:
-    """Return about how many bytes of text a parquet file holds.
-
-    Raises:
-        UserError: the file is not parquet.
-    """
-    import pyarrow.parquet as pq
-
-    with _parquet_errors(path):
-        metadata = pq.read_metadata(path)
-    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}", "Delete the file.") from error
 
 
 def character_range(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
