@@ -61,8 +61,8 @@ def safe_blocks(pieces: Iterable[str], size: int = BLOCK_CHARACTERS) -> Iterator
 
     A block ends just before the last of a run of blanks. No shipped tokenizer has a token that
     spans such a place (GPT-2's joins one blank to the word that follows), so the tokens of the
-    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank, the cut falls
-    within a word.
+    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank before a word, the cut
+    falls within a word.
     """
     rest = ""
     for piece in pieces:
@@ -81,6 +81,21 @@ def _safe_cut(text: str, start: int, limit: int) -> int:
     match = _LAST_SAFE_CUT.match(text, max(start, limit - _CUT_SEARCH), limit + 1)
     cut = match.end() - 1 if match else limit
     return cut if cut > start else limit
+
+
+def refuse_surrogates(text: str) -> None:
+    """Check that the text is Unicode text.
+
+    Raises:
+        UserError: it holds half of a surrogate pair, as wrongly decoded bytes become.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The text holds half a character: {text[error.start]!r} at position {error.start}.",
+            "Some bytes were not UTF-8. Convert the text to UTF-8 first.",
+        ) from error
 
 
 def file_sha256(path: Path) -> str:
