@@ -1,7 +1,8 @@
 """Byte pair encoding: trained on the corpus, or GPT-2's."""
 
 import copy
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,13 +12,16 @@ from tokenizers import AddedToken, decoders, models, pre_tokenizers, trainers
 from tokenizers import Tokenizer as Backend
 
 from trm_lightning.data.find_or_download import PublishedFile, locate
-from trm_lightning.data.text_stream import file_sha256, safe_blocks
+from trm_lightning.data.text_stream import file_sha256, refuse_surrogates, safe_blocks
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
 _N_BYTES = 256
 _PIECE_CHARACTERS = 1 << 15  # the library encodes a batch of pieces on all cores
+_LONGEST_WORD = 1024  # characters; the library takes minutes to learn from longer ones
+_MORE = f"{{{_LONGEST_WORD + 1},}}"
+_LONG_WORD = re.compile(rf"(?<![^\W_])[^\W_]{_MORE}|(?<![^\w\s]|_)(?:[^\w\s]|_){_MORE}")
 
 
 class _ByteLevelBPE(Tokenizer):
@@ -56,8 +60,12 @@ class _ByteLevelBPE(Tokenizer):
         return start
 
     def encode(self, text: str) -> np.ndarray:
-        """See ``Tokenizer``."""
-        pieces = list(safe_blocks([text], _PIECE_CHARACTERS))
+        """See ``Tokenizer``.
+
+        Raises:
+            UserError: the text holds half of a surrogate pair.
+        """
+        pieces = list(_pieces(text))
         encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         return np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
@@ -103,9 +111,7 @@ class BPETokenizer(_ByteLevelBPE):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator(
-            (piece for block in train for piece in safe_blocks([block], _PIECE_CHARACTERS)), trainer
-        )
+        backend.train_from_iterator((piece for block in train for piece in _pieces(block)), trainer)
         return self._fitted(backend)
 
 
@@ -152,6 +158,19 @@ class GPT2Tokenizer(_ByteLevelBPE):
         backend = _byte_level(models.BPE.from_file(vocabulary, merges))
         backend.add_special_tokens([AddedToken(END_OF_TEXT), AddedToken("<PAD>")])
         return self._fitted(backend)
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Cut the text where no token spans, and words of more letters than any language writes."""
+    refuse_surrogates(text)
+    for block in safe_blocks([text], _PIECE_CHARACTERS):
+        start = 0
+        longest = max(map(len, block.split()), default=0)
+        for word in _LONG_WORD.finditer(block) if longest > _LONGEST_WORD else ():
+            for cut in range(word.start() + _LONGEST_WORD, word.end(), _LONGEST_WORD):
+                yield block[start:cut]
+                start = cut
+        yield block[start:]
 
 
 def _byte_level(model: models.BPE) -> Backend:

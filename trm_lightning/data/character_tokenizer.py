@@ -5,6 +5,7 @@ from typing import Self
 
 import numpy as np
 
+from trm_lightning.data.text_stream import refuse_surrogates
 from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
 from trm_lightning.errors import UserError
 
@@ -53,7 +54,8 @@ class CharacterTokenizer(VocabularyTokenizer):
         """See ``Tokenizer``.
 
         Raises:
-            UserError: a character is not in the alphabet and there is no ``<unk>``.
+            UserError: a character is not in the alphabet and there is no ``<unk>``, or the text
+                holds half of a surrogate pair.
         """
         codes = np.minimum(_code_points(text), len(self._id_of_code) - 1)
         ids: np.ndarray = self._id_of_code[codes]
@@ -75,7 +77,8 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    refuse_surrogates(text)
+    return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
 def _count(blocks: Iterable[str]) -> np.ndarray:

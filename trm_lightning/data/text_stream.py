@@ -5,14 +5,12 @@ import hashlib
 import io
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from trm_lightning.errors import UserError
 
 BLOCK_CHARACTERS = 1 << 20
 _BLOCK_BYTES = 1 << 20
-_ROWS_PER_PIECE = 4096
 _CUT_SEARCH = 1 << 16
 _LAST_SAFE_CUT = re.compile(r"(?s).*[ \n](?=\S)")
 
@@ -46,45 +44,6 @@ def read_utf8(path: Path) -> Iterator[str]:
                 return
 
 
-def read_parquet_lines(path: Path) -> Iterator[str]:
-    """Yield the text of a WikiText parquet file, equal to that of the published ``.tokens`` file.
-
-    A row of the column ``text`` is a line, with or without line end; "" is the line " ".
-
-    Raises:
-        UserError: the file is not parquet.
-    """
-    import pyarrow.parquet as pq
-
-    with _parquet_errors(path), pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(batch_size=_ROWS_PER_PIECE, columns=["text"]):
-            rows = batch.column("text").to_pylist()
-            yield "".join(row if row.endswith("\n") else (row or " ") + "\n" for row in rows)
-
-
-def parquet_text_bytes(path: Path) -> int:
-    """Return about how many bytes of text a parquet file holds.
-
-    Raises:
-        UserError: the file is not parquet.
-    """
-    import pyarrow.parquet as pq
-
-    with _parquet_errors(path):
-        metadata = pq.read_metadata(path)
-    return sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-
-
-@contextmanager
-def _parquet_errors(path: Path) -> Iterator[None]:
-    import pyarrow as pa
-
-    try:
-        yield
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{path} cannot be read as parquet: {error}", "Delete the file.") from error
-
-
 def character_range(pieces: Iterable[str], start: int, stop: int) -> Iterator[str]:
     """Yield characters [start, stop) of the joined pieces."""
     position = 0
@@ -102,8 +61,8 @@ def safe_blocks(pieces: Iterable[str], size: int = BLOCK_CHARACTERS) -> Iterator
 
     A block ends just before the last of a run of blanks. No shipped tokenizer has a token that
     spans such a place (GPT-2's joins one blank to the word that follows), so the tokens of the
-    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank, the cut falls
-    within a word.
+    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank before a word, the cut
+    falls within a word.
     """
     rest = ""
     for piece in pieces:
@@ -122,6 +81,21 @@ def _safe_cut(text: str, start: int, limit: int) -> int:
     match = _LAST_SAFE_CUT.match(text, max(start, limit - _CUT_SEARCH), limit + 1)
     cut = match.end() - 1 if match else limit
     return cut if cut > start else limit
+
+
+def refuse_surrogates(text: str) -> None:
+    """Check that the text is Unicode text.
+
+    Raises:
+        UserError: it holds half of a surrogate pair, as wrongly decoded bytes become.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(
+            f"The text holds half a character: {text[error.start]!r} at position {error.start}.",
+            "Some bytes were not UTF-8. Convert the text to UTF-8 first.",
+        ) from error
 
 
 def file_sha256(path: Path) -> str:

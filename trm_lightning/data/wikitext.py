@@ -8,14 +8,9 @@ from typing import Any, Literal
 
 from trm_lightning.data.corpus import SPLIT_NAMES, Corpus
 from trm_lightning.data.find_or_download import PublishedFile, find_local, locate, warn_if_changed
+from trm_lightning.data.parquet_text import parquet_text_bytes, read_parquet_lines
 from trm_lightning.data.text_counts import TextCounts
-from trm_lightning.data.text_stream import (
-    file_sha256,
-    parquet_text_bytes,
-    read_parquet_lines,
-    read_utf8,
-    safe_blocks,
-)
+from trm_lightning.data.text_stream import file_sha256, read_utf8, safe_blocks
 from trm_lightning.errors import UserError
 
 HOME = (

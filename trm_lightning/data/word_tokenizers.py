@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 import numpy as np
 
+from trm_lightning.data.text_stream import refuse_surrogates
 from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
 from trm_lightning.errors import UserError
 
@@ -38,6 +39,7 @@ class _Words(VocabularyTokenizer):
     def _count(self, blocks: Iterable[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
         for block in blocks:
+            refuse_surrogates(block)
             counts.update(self._split(block))
         return counts
 
@@ -48,8 +50,10 @@ class _Words(VocabularyTokenizer):
         """See ``Tokenizer``.
 
         Raises:
-            UserError: a word is not in the vocabulary and there is no entry for unknown ones.
+            UserError: a word is not in the vocabulary and there is no entry for unknown ones, or
+                the text holds half of a surrogate pair.
         """
+        refuse_surrogates(text)
         words = self._split(text)
         return np.fromiter(map(self._ids.__getitem__, words), dtype=np.int64, count=len(words))
 
