@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import hashlib
 import json
 import os
 import re
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 
 from trm_lightning.errors import UserError
 
+CHECKSUM = "checksum"  # key of JSON files
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
@@ -60,12 +62,20 @@ def write_bytes(target: Path, content: bytes) -> None:
 
 
 def write_json(target: Path, content: dict[str, Any]) -> None:
-    """Write JSON atomically; what JSON does not know is written as its ``str``.
+    """Write JSON atomically, with its checksum; what JSON does not know is written as ``str``.
 
     Raises:
         UserError: when the disk is full or cannot be written.
     """
-    write_text(target, json.dumps(content, indent=2, default=str) + "\n")
+    plain = json.loads(json.dumps(content, default=str))
+    plain[CHECKSUM] = checksum_of(plain)
+    write_text(target, json.dumps(plain, indent=2) + "\n")
+
+
+def checksum_of(content: dict[str, Any]) -> str:
+    """Return the checksum of JSON content, but for its own entry: 16 hexadecimal digits."""
+    rest = {key: value for key, value in content.items() if key != CHECKSUM}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def append_text(target: Path, text: str) -> None:

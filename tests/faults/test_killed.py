@@ -25,7 +25,7 @@ SETTINGS = (
     "eval_every=8", "log_every=3", "optimizer.lr=0.02", "resume=auto", "hydra.run.dir=run",
 )  # fmt: skip
 Straight = tuple[dict[str, Any], Ended]
-TIMINGS = ("seconds", "train/tokens_per_second")
+TIMINGS = ("seconds", "train/tokens_per_second", "checksum")
 
 
 @pytest.fixture(scope="module")

@@ -144,7 +144,7 @@ class SignalAt(L.Callback):
 
 def lines_of(run: Path) -> list[dict[str, float]]:
     lines = [json.loads(text) for text in (run / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "train/tokens_per_second")
+    timed = ("seconds", "train/tokens_per_second", "checksum")
     return [{k: v for k, v in line.items() if k not in timed} for line in lines]
 
 

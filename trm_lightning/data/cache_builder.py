@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from trm_lightning.data.cache_key import hash_of
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.text_counts import count_text
 from trm_lightning.data.text_stream import file_sha256
@@ -49,7 +48,7 @@ class Builder:
             "key": self.key,
             "sha256": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         }
-        write_json(folder / "meta.json", meta | {"checksum": hash_of(meta)})
+        write_json(folder / "meta.json", meta)
 
     def _write(self, folder: Path, split: str, fitted: Tokenizer) -> dict[str, Any]:
         """Write the ids of a split and return what ``meta.json`` says of it."""

@@ -61,8 +61,8 @@ def safe_blocks(pieces: Iterable[str], size: int = BLOCK_CHARACTERS) -> Iterator
 
     A block ends just before the last of a run of blanks. No shipped tokenizer has a token that
     spans such a place (GPT-2's joins one blank to the word that follows), so the tokens of the
-    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank before a word, the cut
-    falls within a word.
+    blocks are the tokens of the whole text. Where 64 Ki characters hold no blank before a word,
+    the cut falls within a word.
     """
     rest = ""
     for piece in pieces:

@@ -17,14 +17,14 @@ import numpy as np
 
 from trm_lightning.data.build_lock import building
 from trm_lightning.data.cache_builder import Builder
-from trm_lightning.data.cache_key import cache_key, code_key, fingerprint_of, hash_of
+from trm_lightning.data.cache_key import cache_key, code_key, fingerprint_of
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.find_or_download import disk_errors
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.errors import UserError
-from trm_lightning.files import write_folder_atomically
+from trm_lightning.files import checksum_of, write_folder_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -151,7 +151,7 @@ def _read_meta(path: Path) -> dict[str, Any]:
         checksum = meta.pop("checksum")
     except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise _DamagedError(f"The token cache's {path} cannot be read ({error!r}).") from error
-    if hash_of(meta) != checksum:
+    if checksum_of(meta) != checksum:
         raise _DamagedError(f"The token cache's {path} is damaged: its checksum differs.")
     return meta
 

@@ -60,6 +60,7 @@ def give_name(path: Path, name: Path) -> None:
     with contextlib.suppress(OSError):
         os.link(path, link)
         link.replace(name)
+        link.unlink(missing_ok=True)  # still there where both names were the same file's already
 
 
 def read_checkpoint(file: Path) -> dict[str, Any]:

@@ -1,10 +1,10 @@
-"""A run's history: the lines of ``metrics.jsonl``."""
+"""A run's history: the lines of ``metrics.jsonl``, each with its checksum."""
 
 import json
 from pathlib import Path
 
 from trm_lightning.errors import UserError
-from trm_lightning.files import append_text, write_text
+from trm_lightning.files import CHECKSUM, append_text, checksum_of, write_text
 from trm_lightning.runs import stored_text
 from trm_lightning.runs.shapes import AMOUNT, COUNT, NUMBER, Shape, misfit
 
@@ -41,7 +41,7 @@ def append_line(path: Path, line: dict[str, float]) -> None:
     Raises:
         UserError: when the disk is full or cannot be written.
     """
-    append_text(path, json.dumps(line) + "\n")
+    append_text(path, _line(line))
 
 
 def drop_lines_after(path: Path, step: int) -> list[dict[str, float]]:
@@ -51,5 +51,9 @@ def drop_lines_after(path: Path, step: int) -> list[dict[str, float]]:
         The lines that are kept.
     """
     kept = [line for line in read_lines(path) if line["step"] <= step]
-    write_text(path, "".join(json.dumps(line) + "\n" for line in kept))
+    write_text(path, "".join(map(_line, kept)))
     return kept
+
+
+def _line(content: dict[str, float]) -> str:
+    return json.dumps({**content, CHECKSUM: checksum_of(content)}) + "\n"

@@ -8,6 +8,7 @@ from typing import Any, BinaryIO
 import yaml
 
 from trm_lightning.errors import UserError
+from trm_lightning.files import CHECKSUM, checksum_of
 from trm_lightning.printable import printable
 
 MOST_BYTES = 16 * 2**20  # of a file that is read whole
@@ -32,10 +33,11 @@ def read_text(file: Path, most_bytes: int = MOST_BYTES, errors: str = "strict") 
 
 
 def read_json(file: Path) -> Any:
-    """Read JSON; control characters in its texts become visible escapes.
+    """Read JSON, and take out its checksum; control characters in texts become visible escapes.
 
     Raises:
-        UserError: when it cannot be read, is too large, no JSON or nested too deeply.
+        UserError: when it cannot be read, is too large, no JSON, nested too deeply or not as it
+            was written.
     """
     try:
         return parse_json(_decoded(file, MOST_BYTES))
@@ -47,10 +49,14 @@ def parse_json(text: str) -> Any:
     """Return what a JSON text holds, as :func:`read_json` does.
 
     Raises:
-        ValueError: when it is no JSON, or nested too deeply.
+        ValueError: when it is no JSON, nested too deeply, or has another checksum than its own.
     """
     try:
-        return _printable(json.loads(text))
+        content = json.loads(text)
+        checksum = content.pop(CHECKSUM, None) if isinstance(content, dict) else None
+        if checksum is not None and checksum != checksum_of(content):
+            raise ValueError("its checksum is wrong: it was damaged or edited")
+        return _printable(content)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 
