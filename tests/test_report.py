@@ -40,7 +40,7 @@ CHECKS = [
 
 
 def make_report(folder: Path) -> tuple[str, str]:
-    report(OmegaConf.create({"path": str(folder), "trust": []}))
+    report(OmegaConf.create({"path": str(folder), "trust": [], "check": False}))
     return (folder / "report.html").read_text(), (folder / "report.md").read_text()
 
 
@@ -387,7 +387,7 @@ def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) 
         "ablations": True,
         "exit_thresholds": [0.1],
     }
-    analyze(OmegaConf.create(settings | {"device": "cpu", "trust": []}))
+    analyze(OmegaConf.create(settings | {"device": "cpu", "trust": [], "check": False}))
     for folder in (run, run / "analysis"):
         html, markdown = make_report(folder)
         assert_self_contained(html)

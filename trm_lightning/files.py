@@ -16,6 +16,8 @@ from typing import Any, BinaryIO
 from trm_lightning.errors import UserError
 
 CHECKSUM = "checksum"  # key of JSON files
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_CLOSED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR)
 _TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}\.tmp")
 
 
@@ -152,9 +154,19 @@ def _explained(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        hint = "Make room on the disk." if full else "See that it can be written."
-        raise UserError(f"{target} could not be written: {error}.", hint) from error
+        raise UserError(f"{target} could not be written: {error}.", _hint(error)) from error
+
+
+def told_by_system(error: BaseException) -> UserError | None:
+    """Return what the user can mend of an error: a disk or folder that takes nothing; else None."""
+    if isinstance(error, OSError) and error.errno in (*_FULL, *_CLOSED):
+        what = error.filename or "A file"
+        return UserError(f"{what} could not be opened or written: {error.strerror}.", _hint(error))
+    return None
+
+
+def _hint(error: OSError) -> str:
+    return "Make room on the disk." if error.errno in _FULL else "See that it can be written."
 
 
 def _flush(file: Path) -> None:

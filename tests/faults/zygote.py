@@ -6,6 +6,7 @@ thread; each call is forked from it. Started as a program, it reads calls as JSO
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -43,6 +44,7 @@ class Zygote:
         signals: "list[tuple[float, int]] | None" = None,
         at_event: int | None = None,
         limit: float = 120.0,
+        most_bytes: int | None = None,
     ) -> Ended:
         """Run a command to its end.
 
@@ -54,10 +56,12 @@ class Zygote:
             at_event: kill it at the n-th change of a file (rename, open to write, unlink); the
                 output ends with the number of events where it comes to its end.
             limit: seconds after which it is killed.
+            most_bytes: no file may become larger, as on a full disk; the output may.
         """
         content = {
             "command": command, "words": words, "folder": str(folder), "at_event": at_event,
             "signals": signals or [], "limit": limit, "output": str(self.output),
+            "most_bytes": most_bytes,
         }  # fmt: skip
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps(content) + "\n")
@@ -87,6 +91,9 @@ def _run_child(call: dict[str, Any]) -> None:
     os.setsid()
     os.chdir(call["folder"])
     out = os.open(call["output"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    if call["most_bytes"] is not None:
+        out = _through_a_pipe(out)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (call["most_bytes"], call["most_bytes"]))
     os.dup2(out, 1)
     os.dup2(out, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
@@ -107,6 +114,22 @@ def _run_child(call: dict[str, Any]) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def _through_a_pipe(out: int) -> int:
+    """Run the rest in a child, whose output goes through a pipe to ``out``; return the pipe's end.
+
+    A limit on the size of files is one on the output too, where that is a file.
+    """
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.close(read)
+        return write
+    os.close(write)
+    while block := os.read(read, 2**16):
+        os.write(out, block)
+    os._exit(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
 
 
 def _die_at_event(number: int) -> None:

@@ -163,7 +163,7 @@ def test_a_study_from_run_folders_to_its_report(
         groups.append(Group(Entry(name, series=series), records))
     comparison.write_comparison(config("name=test", f"fit={kind}"), tmp_path, groups, "ar_1x1")
     study = json.loads((tmp_path / "comparison.json").read_text())["study"]
-    report(OmegaConf.create({"path": str(tmp_path), "trust": []}))
+    report(OmegaConf.create({"path": str(tmp_path), "trust": [], "check": False}))
     markdown = (tmp_path / "report.md").read_text()
     drawn = (tmp_path / "figures" / f"{kind}.svg").read_text()
     for text in (markdown, (tmp_path / "table.md").read_text()):

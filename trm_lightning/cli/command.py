@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 import signal
 import sys
@@ -12,6 +13,7 @@ import hydra
 
 # Hydra offers its parser nowhere else; the supported range of versions is narrow for this reason.
 from hydra._internal.utils import get_args_parser
+from hydra.errors import CompactHydraException
 from omegaconf import DictConfig
 
 from trm_lightning.cli import job, launch, resolvers, resume, screen, threads
@@ -49,17 +51,23 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
             for number in STOP_SIGNALS:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                     signal.signal(number, raise_stopped)
+            logging.raiseExceptions = False  # a log on a full disk is no reason for a trace
             try:
                 _run(name, task)
-            except UserError as mistake:
-                screen.show(f"trm-{name}", mistake)
-                sys.exit(2)
             except KeyboardInterrupt as stop:
                 job.say_stopped(stop)
             except BrokenPipeError:
                 # Who reads the output has had enough (`| head`); the rest has nowhere to go.
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
                 sys.exit(job.NOT_READ)
+            except CompactHydraException as error:
+                sys.exit(str(error))
+            except (UserError, OSError) as error:
+                mistake = screen.cause_of(error)
+                if mistake is None:
+                    raise
+                screen.show(f"trm-{name}", mistake)
+                sys.exit(2)
 
         return main
 
@@ -94,7 +102,8 @@ def _run(name: str, task: job.Task) -> None:
 
 
 def _hydra(call: Call) -> Callable[[job.Task], Callable[[], Any]]:
-    """Hydra's own decorator for this call."""
+    """Hydra's own decorator for this call; errors come through it instead of a printed trace."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"
     decorate: Callable[[job.Task], Callable[[], Any]] = hydra.main(
         version_base="1.3", config_path=str(call.conf), config_name=call.config_name
     )

@@ -71,11 +71,14 @@ def find(call: Call, overrides: list[str]) -> Resumption | None:
     own = [line for line in lines if not line.startswith(("hydra.", "hydra/"))]
     hydras = [line for line in lines if line not in own and not line.startswith("hydra.run.dir=")]
     if wanted != "auto":
-        return Resumption(_named_checkpoint(str(wanted)), own, hydras)
+        checkpoint = _named_checkpoint(str(wanted))
+        _refuse_links(checkpoint.parent.parent)
+        return Resumption(checkpoint, own, hydras)
     fixed = given.get("hydra.run.dir")
     folder = _newest_unfinished(own, Path(str(fixed.value())) if fixed else None)
     if folder is None:
         return None
+    _refuse_links(folder)
     # The run has this call's overrides already.
     kept = [line for line in own if line.startswith("trust=")]
     return Resumption(last_checkpoint(folder).resolve(), kept, hydras)
@@ -101,6 +104,13 @@ def _named_checkpoint(wanted: str) -> Path:
             "A checkpoint is resumed inside the run folder that trained it, in checkpoints/.",
         )
     return checkpoint
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse to write into a run whose files are links: training would add to what they lead to."""
+    for file in folder.iterdir():
+        if file.is_symlink() and not file.is_dir():
+            raise UserError(f"{file} is a link, and training would write there.", "Remove it.")
 
 
 def _newest_unfinished(own: list[str], fixed: Path | None) -> Path | None:

@@ -107,6 +107,7 @@ class ReportConfig:
 
     path: str = field(metadata={"example": RUN})
     trust: list[str] | str
+    check: bool
 
 
 @dataclass

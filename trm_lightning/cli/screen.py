@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from trm_lightning.cli import launch
 from trm_lightning.errors import UserError
+from trm_lightning.files import told_by_system
 from trm_lightning.printable import printable
 
 
@@ -24,11 +25,14 @@ def _indent(text: str) -> list[str]:
 
 
 def cause_of(error: BaseException) -> UserError | None:
-    """The UserError that `error` is or was raised from (Hydra wraps what a constructor raises)."""
+    """The UserError that `error` is or was raised from (Hydra wraps what a constructor raises).
+
+    A disk that is full or takes nothing is one too, whoever met it.
+    """
     current: BaseException | None = error
     while current is not None and not isinstance(current, UserError):
         current = current.__cause__
-    return current
+    return told_by_system(error) if current is None else current
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

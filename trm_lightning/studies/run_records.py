@@ -151,6 +151,6 @@ def _settings(results: dict[str, Any]) -> str:
 def _free_name(record: Record, groups: Any) -> str:
     name = record.folder.name
     if record.results is not None:
-        name = str(record.results["config"]["experiment_name"])
+        name = record.results["config"].get("experiment_name", name)
     taken = {group.entry.name for group in groups}
     return next(n for n in [name, *(f"{name}_{k}" for k in range(2, 1000))] if n not in taken)
