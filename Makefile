@@ -10,7 +10,7 @@ TORCH := $(shell grep '^torch==' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train benchmark test test-slow test-faults lint format check-docs clean
+.PHONY: help venv train benchmark test test-slow test-faults audit-lock lint format check-docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,11 @@ format: $(STAMP) ## rewrite the files in the project's style
 
 check-docs: $(STAMP) ## check the commands and links of README.md and docs/ (long commands are only composed)
 	$(BIN)/python tests/readme_commands.py README.md docs
+
+audit-lock: ## look for known vulnerabilities in requirements.lock (asks PyPI, through pip-audit)
+	$(PYTHON) -m venv $(VENV)/pip-audit
+	$(VENV)/pip-audit/bin/python -m pip install --quiet pip-audit==2.10.1
+	$(VENV)/pip-audit/bin/pip-audit -r requirements.lock --no-deps --disable-pip --progress-spinner off
 
 clean: ## remove .venv and what tools left; runs in outputs/ stay
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
