@@ -377,7 +377,7 @@ def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) 
     html, markdown = make_report(run)
     assert_self_contained(html)
     assert "figures/refinement.svg" in markdown and "trm_lightning.analyze run=" in markdown
-    assert "Top guesses, right ones framed" in html  # the picture is in the page
+    assert "Top guess after each refinement" in html  # the picture is in the page
 
     settings = {
         "run": str(run),

@@ -159,8 +159,9 @@ def test_values_against_annotations(value: Any, annotation: Any, fits: bool) -> 
     assert annotations.fits(value, annotation) is fits
 
 
-def test_partial_objects_and_built_ins_have_no_say_in_types() -> None:
-    assert annotations.fits("x", partial) is True
+def test_an_object_needs_a_node_of_its_own() -> None:
+    assert not annotations.fits("x", partial) and not annotations.fits(None, partial)
+    assert annotations.fits(None, partial | None) and annotations.fits("x", Any)
 
 
 def test_nearest_prefers_the_same_last_part() -> None:

@@ -19,18 +19,16 @@ def read_lines(path: Path) -> list[dict[str, float]]:
         UserError: when any other line is damaged, naming it.
     """
     lines: list[dict[str, float]] = []
-    wrong = None
     for number, text in enumerate(stored_text.read_lines(path), start=1):
-        if wrong is not None:
-            raise UserError(wrong, "Remove that line.")
         try:
             line = stored_text.parse_json(text.decode("utf-8"))
+            wrong = misfit(line, LINE)
         except ValueError as error:
-            wrong = f"{path}, line {number}, cannot be read: {error}."
-            continue
-        misfits = misfit(line, LINE)
-        if misfits:
-            raise UserError(f"{path}, line {number}: {misfits}.", "Remove that line.")
+            wrong = f"it cannot be read, {error}"
+        if wrong and not text.endswith(b"\n"):
+            break  # cut short by a kill
+        if wrong:
+            raise UserError(f"{path}, line {number}, is damaged: {wrong}.", "Remove that line.")
         lines.append(line)
     return lines
 

@@ -45,6 +45,7 @@ _CONFIG: Shape = {
 RESULTS: dict[str, Shape] = {
     "format": COUNT, "status": TEXT, "optimizer_steps": COUNT, "tokens_seen": SIZE,
     "seconds": AMOUNT, "vocab_size": SIZE, "data": TEXT, "data_fingerprint": TEXT,
+    "ids_digest?": TEXT,
     "train_tokens?": COUNT, "entropy_floor_perplexity": Maybe(PERPLEXITY), "family": TEXT,
     "parameters": SIZE, "width": Maybe(COUNT), "n_layers": COUNT, "n_passes": COUNT,
     "flops_per_token": AMOUNT, "is_likelihood?": FLAG, "eval_window": SIZE, "eval_stride": SIZE,
