@@ -2,17 +2,31 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from cli_toy import run, runs, write_project
+from cli_toy import call, run, runs, write_project
 
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     return write_project(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = write_project(tmp_path_factory.mktemp("made"))
+    assert run(folder, "seed=5", "act=checkpoint").returncode == 0
+    return folder
+
+
+@pytest.fixture
+def stopped(made: Path, tmp_path: Path) -> Path:
+    """A project with a run of `seed=5 act=checkpoint` that has not ended."""
+    return Path(shutil.copytree(made, tmp_path / "stopped"))
 
 
 def test_runs_of_one_second_have_folders_of_their_own(project: Path) -> None:
@@ -101,11 +115,10 @@ def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path) ->
     assert runs(project) == [folder]
 
 
-def test_mistake_in_a_resumption_is_not_stored(project: Path) -> None:
-    run(project, "seed=5", "act=checkpoint")
-    (folder,) = runs(project)
+def test_mistake_in_a_resumption_is_not_stored(stopped: Path) -> None:
+    (folder,) = runs(stopped)
     stored = (folder / ".hydra" / "overrides.yaml").read_text()
-    result = run(project, f"resume={folder}", "model.width=666", "trust=toy")
+    result = run(stopped, f"resume={folder}", "model.width=666", "trust=toy")
     assert result.returncode == 2 and "is cursed" in result.stderr
     assert (folder / ".hydra" / "overrides.yaml").read_text() == stored
     assert (folder / "checkpoints" / "last.ckpt").is_file()
@@ -124,7 +137,7 @@ def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(project: Pat
     run(project, "--config-dir", "mine", "model=mine", "act=checkpoint")
     (folder,) = runs(project)
     for refused in ([], ["trust=other"], ["trust=to"]):
-        result = run(project, f"resume={folder}", *refused)
+        result = call(project, f"resume={folder}", *refused)
         assert result.returncode == 2 and "width" not in result.stdout
         assert "model is toy.Model, which is not of trm_lightning" in result.stderr
         assert "trust=toy" in result.stderr
@@ -133,41 +146,36 @@ def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(project: Pat
         assert "width=5" in result.stdout, result.stderr
 
 
-def test_resume_goes_on_with_the_stored_config_when_conf_has_changed(project: Path) -> None:
-    run(project, "seed=5", "act=checkpoint")
-    (folder,) = runs(project)
-    (project / "conf/model/small.yaml").write_text("{_target_: toy.Model, width: 9}")
-    result = run(project, f"resume={folder}", "trust=toy")
+def test_resume_goes_on_with_the_stored_config_when_conf_has_changed(stopped: Path) -> None:
+    (folder,) = runs(stopped)
+    (stopped / "conf/model/small.yaml").write_text("{_target_: toy.Model, width: 9}")
+    result = run(stopped, f"resume={folder}", "trust=toy")
     assert "seed=5 context=3 width=4" in result.stdout, result.stderr
     assert "model.width=4 (9 in conf/)" in result.stderr
-    (project / "conf/model/small.yaml").unlink()  # and so would every new run
-    (project / "conf/toy.yaml").write_text(
-        (project / "conf/toy.yaml").read_text().replace("model: small", "model: large")
+    (stopped / "conf/model/small.yaml").unlink()  # and so would every new run
+    (stopped / "conf/toy.yaml").write_text(
+        (stopped / "conf/toy.yaml").read_text().replace("model: small", "model: large")
     )
-    assert "width=4" in run(project, f"resume={folder}", "trust=toy").stdout
+    assert "width=4" in run(stopped, f"resume={folder}", "trust=toy").stdout
 
 
-@pytest.mark.parametrize(
-    "override", ["sede=7", "model.widht=3", "experiment=typo", "~model.nothing"]
-)
-def test_resume_refuses_what_the_run_has_not(project: Path, override: str) -> None:
-    run(project, "act=checkpoint")
-    (folder,) = runs(project)
-    result = run(project, f"resume={folder}", "trust=toy", override)
-    assert result.returncode == 2 and override in result.stderr
-    assert "Traceback" not in result.stderr and "seed=" not in result.stdout
+def test_resume_refuses_what_the_run_has_not(stopped: Path) -> None:
+    (folder,) = runs(stopped)
+    for override in ("sede=7", "model.widht=3", "experiment=typo", "~model.nothing"):
+        result = call(stopped, f"resume={folder}", "trust=toy", override)
+        assert result.returncode == 2 and override in result.stderr
+        assert "Traceback" not in result.stderr and "seed=" not in result.stdout
 
 
-def test_a_kill_while_hydra_starts_leaves_the_run_resumable(project: Path) -> None:
+def test_a_kill_while_hydra_starts_leaves_the_run_resumable(stopped: Path) -> None:
     """Hydra used to rewrite .hydra/*.yaml in place: a kill left them empty."""
-    run(project, "seed=5", "act=checkpoint")
-    (folder,) = runs(project)
+    (folder,) = runs(stopped)
     before = {file: file.read_bytes() for file in (folder / ".hydra").iterdir()}
-    assert run(project, f"resume={folder}", "seed=6", "trust=toy").returncode == 0
+    assert run(stopped, f"resume={folder}", "seed=6", "trust=toy").returncode == 0
     assert {file: file.read_bytes() for file in (folder / ".hydra").iterdir()} == before
     for file in before:
         file.write_text("")
-    result = run(project, f"resume={folder}", "trust=toy")
+    result = run(stopped, f"resume={folder}", "trust=toy")
     assert "seed=6" in result.stdout and result.returncode == 0, result.stderr
 
 
@@ -179,17 +187,16 @@ def test_resume_without_checkpoint_says_so(project: Path) -> None:
     assert "has no checkpoints/last.ckpt" in result.stderr
 
 
-def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(project: Path) -> None:
-    run(project, "seed=5", "act=checkpoint")
-    (folder,) = runs(project)
+def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(stopped: Path) -> None:
+    (folder,) = runs(stopped)
     checkpoint = folder / "checkpoints" / "last.ckpt"
-    same = run(project, "act=checkpoint", "seed=5", "resume=auto", "trust=toy")
+    same = run(stopped, "act=checkpoint", "seed=5", "resume=auto", "trust=toy")
     assert f"resume={checkpoint}" in same.stdout, same.stderr
-    assert "resume=None" in run(project, "seed=6", "act=checkpoint", "resume=auto").stdout
-    assert len(runs(project)) == 2
+    assert "resume=None" in run(stopped, "seed=6", "act=checkpoint", "resume=auto").stdout
+    assert len(runs(stopped)) == 2
     (folder / "results.json").write_text("{}")
-    assert "resume=None" in run(project, "seed=5", "act=checkpoint", "resume=auto").stdout
-    assert len(runs(project)) == 3
+    assert "resume=None" in run(stopped, "seed=5", "act=checkpoint", "resume=auto").stdout
+    assert len(runs(stopped)) == 3
 
 
 def test_second_process_of_a_launch_stays_silent(project: Path) -> None:

@@ -91,7 +91,8 @@ def test_a_history_is_read_but_for_a_last_line_cut_short(tmp_path: Path) -> None
 
 @pytest.mark.parametrize(
     ("line", "told"),
-    [(b"\xff\xfe", "line 4"), ("7", "line 4, is damaged: it must be an object"), ("{}", "it lacks step"),
+    [(b"\xff\xfe", "line 4"), ("7", "line 4, is damaged: it must be an object"),
+     ("{}", "it lacks step"),
      ('{"step": null, "tokens": 1, "seconds": 1}', "step must be a whole number"),
      ('{"step": 4, "tokens": 1, "seconds": 1, "x": "y"}', "x must be a number")],
 )  # fmt: skip
