@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -52,6 +53,7 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
                 if signal.getsignal(number) != signal.SIG_IGN:  # as nohup sets it
                     signal.signal(number, raise_stopped)
             logging.raiseExceptions = False  # a log on a full disk is no reason for a trace
+            threading.excepthook = _quiet_about_disks  # nor is TensorBoard's writer
             try:
                 _run(name, task)
             except KeyboardInterrupt as stop:
@@ -72,6 +74,12 @@ def command(name: str) -> Callable[[job.Task], Callable[..., Any]]:
         return main
 
     return decorate
+
+
+def _quiet_about_disks(found: threading.ExceptHookArgs) -> None:
+    """Leave a thread's failure to write to the main thread, which meets it and tells it."""
+    if not isinstance(found.exc_value, OSError):
+        threading.__excepthook__(found)
 
 
 def _run(name: str, task: job.Task) -> None:

@@ -153,6 +153,8 @@ class _Check:
         except (HydraException, ImportError, ValueError) as error:
             self.problems.append(f"{place}._target_: {_cannot_import(name, error)}")
             return
+        if not isinstance(node.get("_partial_", False), bool):
+            self.problems.append(f"{place}._partial_ should be bool, not {node._partial_!r}")
         known, takes_any = _parameters(target)
         self.keys(node, place, known, name, takes_any)
         if not node.get("_partial_") and "_args_" not in node:

@@ -68,7 +68,7 @@ class GenerateConfig:
     prompt: str
     n_tokens: int
     n_samples: int
-    sampling: Any
+    sampling: Any = field(metadata=BUILT)
     exit_threshold: float | None
     seed: int = field(metadata=SEED)
     trust: list[str] | str

@@ -14,6 +14,8 @@ from trm_lightning.errors import UserError
 
 _BITS_AT_A_TIME = 1 << 16
 
+MOST_WORDS = 1_000_000_000  # hours of sampling
+
 
 class BuiltinPlay(Corpus):
     """A play sampled from the grammar in ``builtin_grammar``.
@@ -29,7 +31,7 @@ class BuiltinPlay(Corpus):
         seed: of the sampling.
 
     Raises:
-        UserError: a number of words below 1.
+        UserError: a number of words below 1 or over ``MOST_WORDS``.
     """
 
     def __init__(
@@ -42,6 +44,11 @@ class BuiltinPlay(Corpus):
         self.n_words = dict(zip(SPLIT_NAMES, (train_words, val_words, test_words), strict=True))
         if min(self.n_words.values()) < 1:
             raise UserError(f"Every split of the built-in corpus needs words, not {self.n_words}.")
+        if max(self.n_words.values()) > MOST_WORDS:
+            raise UserError(
+                f"A split of the built-in corpus has at most {MOST_WORDS:,} words, not "
+                f"{self.n_words}."
+            )
         self.seed = seed
 
     def key(self) -> dict[str, Any]:

@@ -111,6 +111,7 @@ _DISK_ERRORS = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
     errno.EACCES: "permission denied",
+    errno.ENOENT: "no folder can be made there",
     errno.ENOTDIR: "a part of the path is a file",
     errno.EROFS: "the file system is read-only",
 }
