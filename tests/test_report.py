@@ -308,6 +308,7 @@ def entry(name: str, folder: Path, **changes: Any) -> dict[str, Any]:
     run = {"status": "completed", "failure": None, "best": 40.0, "final": 41.0}
     return {
         "name": name, "note": "a note", "published": 159.06, "is_baseline": name == "ar",
+        "against": "ar",
         "metric": "val/ppl", "meaning": "exact perplexity", "is_likelihood": True,
         "parameters": 108480, "flops_per_token": 1e6, "comparable": True,
         "figures": dict.fromkeys(names, mean) | {"reached_baseline": 0},
@@ -325,7 +326,7 @@ def make_comparison(folder: Path) -> Path:
         make_run(folder / "runs" / f"warm_seed{seed}", final=final, is_likelihood=False)
     content = {
         "name": "words", "status": "completed", "data": "builtin_word", "baseline": "ar",
-        "parity": "tokens", "scale": 0.04, "notes": ["At parity in tokens."],
+        "parity": "tokens", "budget": "smoke", "notes": ["At parity in tokens."],
         "entries": [entry("ar", folder), entry("warm", folder, **warm)],
         "command": ["python", "-m", "trm_lightning.compare", "study=notes_word"],
         "environment": ENVIRONMENT,
@@ -338,7 +339,7 @@ def test_a_comparison_report_keeps_kinds_of_numbers_apart(tmp_path: Path) -> Non
     folder = make_comparison(tmp_path / "words")
     html, markdown = make_report(folder)
     assert_self_contained(html)
-    assert "REDUCED BUDGET: 0.04" in html and "NOT A LIKELIHOOD: warm." in html
+    assert "SMOKE BUDGET" in html and "NOT A LIKELIHOOD: warm." in html
     for shown in ("40.5 ± 1.5", "At parity in tokens.", "ar: a note.",
                   "python -m trm_lightning.compare study=notes_word"):  # fmt: skip
         assert shown in markdown, shown

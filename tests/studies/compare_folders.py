@@ -15,6 +15,7 @@ from report_folders import ENVIRONMENT
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, conf_dir
 from trm_lightning.runs.checkpoint_file import FORMAT
+from trm_lightning.studies.budgets import at_budget
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.paired_statistics import summarise_entries
 from trm_lightning.studies.plan import Plan, make_plan
@@ -33,7 +34,13 @@ def config(*overrides: str) -> DictConfig:
 
 
 def plan(folder: Path, *overrides: str, forwarded: tuple[str, ...] = ()) -> Plan:
-    return make_plan(config("name=test", *overrides), folder, list(forwarded), CALL)
+    cfg = at_budget(config("name=test", *overrides), {word.split("=")[0] for word in overrides})
+    return make_plan(cfg, folder, list(forwarded), CALL)
+
+
+def asking(fit: str | None, axis: str = "size") -> DictConfig:
+    """Return what of a comparison's config says which curves to fit."""
+    return OmegaConf.create({"fit": fit, "measure": None, "axis": axis})
 
 
 @functools.cache

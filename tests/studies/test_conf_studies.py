@@ -8,6 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trm_lightning.cli.compose import conf_dir
+from trm_lightning.studies.budgets import at_budget
 from trm_lightning.studies.plan import make_plan
 
 HONEST = {"word": "shakespeare_word", "char": "shakespeare_char", "wikitext2": "wikitext2_word"}
@@ -54,7 +55,7 @@ def test_the_ablation_changes_one_setting_at_a_time(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["notes_word", "notes_char"])
 def test_the_story_of_the_notes_is_one_comparison(tmp_path: Path, name: str) -> None:
-    made = plan(tmp_path, f"study={name}", "seeds=1", "scale=0.01")
+    made = plan(tmp_path, f"study={name}", "budget=smoke")
     own = {run.entry: run for run in made.runs}
     assert list(own) == ["warm_start_trm", "query_trm", "baseline"]
     starts = {entry: made.configs[entry].model.get("start") for entry in own}
@@ -85,18 +86,32 @@ def size_of(run: DictConfig, vocab_size: int) -> int:
     return int(model.n_parameters())
 
 
-def test_every_study_is_tested() -> None:
-    files = {path.stem for path in (conf_dir() / "study").glob("*.yaml")}
-    assert files == {
-        *VOCABULARY, *(f"honest_{name}" for name in HONEST), "ablation_char", "notes_char",
-        "notes_word",
-    }  # fmt: skip
+STUDIES = sorted(path.stem for path in (conf_dir() / "study").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_has_three_budgets_whose_runs_compose(tmp_path: Path, name: str) -> None:
+    whole = config(f"study={name}")
+    assert list(whole.budgets) == ["smoke", "laptop", "gpu"] and whole.budget == "laptop"
+    forwarded = [f"data={whole.data.name}"]
+    for budget in whole.budgets:
+        cfg = at_budget(config(f"study={name}", f"budget={budget}"))
+        wanted = whole.budgets[budget].get("entries")
+        assert wanted is None or {entry.name for entry in cfg.entries} == {*wanted}
+        if budget != "smoke":  # to compose one shows what a budget adds; it takes a while
+            others = [entry for entry in cfg.entries if entry.name != cfg.baseline]
+            first = next(entry for entry in cfg.entries if entry.name == cfg.baseline)
+            cfg.entries = [first, *(e for e in others if e.get("same_runs_as") == first.name)]
+            cfg.fit = cfg.measure = None
+        made = make_plan(cfg, tmp_path, forwarded, CALL)
+        assert len(made.seeds) == (1 if budget == "smoke" else len(made.seeds))
+        assert all(run.folder.name.endswith(f"seed{run.seed}") for run in made.runs)
 
 
 @pytest.mark.parametrize("name", VOCABULARY)
 def test_the_studies_of_conf_compose(tmp_path: Path, name: str) -> None:
     data, vocab_size = VOCABULARY[name]
-    cfg = config(f"study={name}")
+    cfg = at_budget(config(f"study={name}"))
     made = make_plan(cfg, tmp_path, [f"data={data}"], CALL)
     series = {entry.name: entry.series for entry in made.entries}
     assert series[made.baseline] == "ar"

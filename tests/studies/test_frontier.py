@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compare_folders import make_run
+from compare_folders import asking, make_run
 
 from trm_lightning.studies.entries import Entry
-from trm_lightning.studies.fits import fit_entries
+from trm_lightning.studies.fits import study_of
 from trm_lightning.studies.frontier import Envelope
 from trm_lightning.studies.paired_statistics import summarise_entries
 from trm_lightning.studies.run_records import Group, Record, read_record
@@ -38,7 +38,7 @@ def make_groups(root: Path, seeds: Mapping[int, Mapping[str, Point]]) -> list[Gr
 
 def frontier_of(root: Path, seeds: Mapping[int, Mapping[str, Point]]) -> dict[str, Any]:
     groups = make_groups(root, seeds)
-    study = fit_entries("frontier", groups, summarise_entries(groups, groups[0].entry.name))
+    study = study_of(asking("frontier"), groups, summarise_entries(groups, groups[0].entry.name))
     assert study is not None
     return study
 
@@ -152,13 +152,13 @@ def test_a_study_of_runs_that_are_missing_or_no_likelihood(tmp_path: Path) -> No
     trm = groups[2].records
     trm[0] = Record(trm[0].folder, 7, trm[0].results, trm[0].history)  # a seed without baseline
     for kind in ("frontier", "recurrence"):
-        study = fit_entries(kind, groups, summarise_entries(groups, "small"))
+        study = study_of(asking(kind), groups, summarise_entries(groups, "small"))
         assert study is not None
         assert [point["name"] for point in study["points"]] == ["small", "large", "trm"]
         assert any(note.startswith("warm: left out") for note in study["notes"])
     nothing = [Group(g.entry, [read_record(tmp_path / "none", 1)]) for g in groups]
     for kind in ("frontier", "recurrence"):
-        study = fit_entries(kind, nothing, summarise_entries(nothing, "small"))
+        study = study_of(asking(kind), nothing, summarise_entries(nothing, "small"))
         assert study is not None and study["points"] == []
         assert len(study_parts(study)) == 3
-    assert fit_entries(None, groups, []) is None
+    assert study_of(asking(None), groups, []) is None

@@ -85,7 +85,7 @@ def test_a_name_with_a_bar_stays_in_its_cell(tmp_path: Path) -> None:
     assert [cell.strip() for cell in re.split(r"(?<!\\)\|", line)][1] == r"a \| b"
 
 
-def test_notes_tell_of_parity_scale_and_unfinished_runs(tmp_path: Path) -> None:
+def test_notes_tell_of_parity_budget_and_unfinished_runs(tmp_path: Path) -> None:
     make_run(tmp_path / "ar_1", 1, (100.0, 110.0), seconds=10)
     make_run(tmp_path / "trm_1", 1, (80.0, 90.0), seconds=40, parameters=1030)
     make_run(tmp_path / "trm_2", 2, (80.0, 90.0), finished=False)
@@ -94,13 +94,13 @@ def test_notes_tell_of_parity_scale_and_unfinished_runs(tmp_path: Path) -> None:
         Group(Entry("trm"), [read_record(tmp_path / "trm_1"), read_record(tmp_path / "trm_2", 2)]),
     ]
     entries = summarise_entries(groups, "ar")
-    notes = "\n".join(notes_on(groups, entries, "parameters", scale=0.04))
+    notes = "\n".join(notes_on(groups, entries, "parameters", "smoke"))
     assert "NOT AT PARITY in parameters, as was asked: trm +3.0 %" in notes
     assert "Not equal in seconds: trm +300.0 %" in notes
-    assert "REDUCED BUDGET" in notes and "0.04" in notes
+    assert "SMOKE BUDGET" in notes
     assert "trm, seed 2: unfinished at step 20" in notes
-    notes = "\n".join(notes_on(groups, entries, "tokens", scale=1.0))
-    assert "At parity in tokens" in notes and "REDUCED" not in notes
+    notes = "\n".join(notes_on(groups, entries, "tokens", None))
+    assert "At parity in tokens" in notes and "BUDGET" not in notes
 
 
 def rendered(entries: list[dict[str, Any]]) -> str:

@@ -21,14 +21,18 @@ def test_models_by_seeds_with_one_budget_seed_by_seed(tmp_path: Path) -> None:
     assert made.baseline == "ar"
 
 
-def test_scale_reduces_budget_and_validation_alike(tmp_path: Path) -> None:
-    made = plan(tmp_path, "models=[ar]", "seeds=[7]", "budget.steps=500", "scale=0.04")
-    assert {"budget.steps=20", "eval_every=10", "seed=7"} <= {*made.runs[0].overrides}
+def test_a_share_reduces_budget_and_validation_alike(tmp_path: Path) -> None:
+    cfg = config("budget.steps=500", "seeds=[7]")
+    small = {"name": "small", "overrides": ["model=ar"], "budget_share": 0.04}
+    cfg.entries = [{"name": "ar", "overrides": ["model=ar"]}, small]
+    made = make_plan(cfg, tmp_path, [], CALL)
+    assert {"budget.steps=500", "eval_every=250", "seed=7"} <= {*made.runs[0].overrides}
+    assert {"budget.steps=20", "eval_every=10", "seed=7"} <= {*made.runs[1].overrides}
 
 
 def test_without_a_budget_each_keeps_its_own(tmp_path: Path) -> None:
-    made = plan(tmp_path, "models=[ar]", "scale=0.5")
-    assert {"budget.epochs=5.0", "budget.steps=null"} <= {*made.runs[0].overrides}
+    made = plan(tmp_path, "models=[ar]")
+    assert {"budget.epochs=10.0", "budget.steps=null"} <= {*made.runs[0].overrides}
 
 
 def test_deep_supervision_is_validated_as_often_per_token(tmp_path: Path) -> None:
@@ -77,7 +81,10 @@ def test_common_overrides_give_way_to_the_command_line_and_to_an_entry(tmp_path:
         (["parity=token"], "did you mean `tokens`"),
         (["parity=seconds", "budget.tokens=9"], "needs a budget in seconds"),
         (["budget.seconds=9"], "unequal tokens"),
-        (["scale=2"], "scale=2"),
+        (["budget=smoke"], "no such budget"),
+        (["study=layers", "budget=smok"], "did you mean `smoke`"),
+        (["study=layers", "budget={toknes: 3}"], "did you mean `tokens`"),
+        (["study=layers", "budget={tokens: many}"], "takes numbers"),
         (["workers=0"], "workers=0"),
         (["parity=seconds", "budget.seconds=9", "workers=2"], "Leave workers=1"),
     ],

@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from compare_folders import config, make_run
+from compare_folders import asking, config, make_run
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 
 from trm_lightning.reports.command import report
 from trm_lightning.studies import comparison
 from trm_lightning.studies.entries import Entry
-from trm_lightning.studies.fits import fit_entries
+from trm_lightning.studies.fits import study_of
 from trm_lightning.studies.run_records import Group, Record, read_record
 from trm_lightning.studies.study_table import study_parts
 
@@ -40,7 +40,7 @@ def recurrence_of(nats: Mapping[Shape, Sequence[float]], width: int = 64) -> dic
             {"name": name, "series": series, "is_baseline": i == 0, "comparable": True,
              "metric": "val/ppl", "runs": runs}
         )  # fmt: skip
-    study = fit_entries("recurrence", groups, entries)
+    study = study_of(asking("recurrence"), groups, entries)
     assert study is not None
     return study
 

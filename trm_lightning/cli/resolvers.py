@@ -37,6 +37,11 @@ def slug(text: object, length: int = 60) -> str:
     return re.sub(r"[^\w.,=+-]+", "-", str(text)).strip("-.")[:length].rstrip("-.,=")
 
 
+def budget_suffix(budget: object) -> str:
+    """What a comparison's folder is called after its budget, where that has a name."""
+    return f"_{slug(budget)}" if isinstance(budget, str) else ""
+
+
 def subtract(a: int, b: int) -> int:
     """Difference of two integers, e.g. `${sub:${model.window},1}`."""
     return int(a) - int(b)
@@ -47,4 +52,5 @@ def register() -> None:
     OmegaConf.register_new_resolver("run_id", run_id, replace=True)
     OmegaConf.register_new_resolver("run_time", run_time, replace=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
+    OmegaConf.register_new_resolver("budget_suffix", budget_suffix, replace=True)
     OmegaConf.register_new_resolver("sub", subtract, replace=True)

@@ -44,6 +44,8 @@ class TrainConfig:
     seed: int = field(metadata=SEED)
     grad_clip: float | None = field(metadata={"limits": (1e-12, None)})
     ema_decay: float | None = field(metadata={"limits": (0, 1)})
+    accumulate_supervision: bool
+    init_from: str | None = field(metadata={"example": RUN})
     eval_every: int = field(metadata=COUNT)
     log_every: int = field(metadata=COUNT)
     checkpoint_every: int = field(metadata=COUNT)
@@ -155,6 +157,7 @@ class AuditConfig:
 class CompareConfig(TrainConfig):
     """conf/compare.yaml: a comparison's own keys beside those of its training runs."""
 
+    budget: Any  # limits or a name; see studies/budgets.py
     name: str
     models: list[str]
     entries: list[Any] | None
@@ -163,9 +166,11 @@ class CompareConfig(TrainConfig):
     seeds: int | list[int]
     baseline: str | None
     parity: str
-    scale: float
+    budgets: Any
     workers: int
     fit: str | None
+    axis: str | None
+    measure: str | None
 
 
 # A command that is not named here has its `_target_` nodes checked, but not its top level.

@@ -3,6 +3,7 @@
 import math
 import re
 
+import numpy as np
 from lightning import LightningDataModule
 
 from trm_lightning.data.cache_builder import SCRAMBLED
@@ -40,6 +41,7 @@ class TextDataModule(LightningDataModule):
         windows: training windows: "sliding" (each epoch shows each token once) or "random"
             (starts drawn uniformly, as in the systems that are reproduced).
         supervised_tokens: how many tokens at the end of a window count in the loss; None for all.
+        train_tokens: train on the first so many tokens of the training split only; None for all.
         eval_stride: step between evaluation windows, 1 to L; None for half a window.
         eval_batch_tokens: most tokens of an evaluation batch; fewer if the vocabulary is large.
         seed: of the order of training windows.
@@ -62,6 +64,7 @@ class TextDataModule(LightningDataModule):
         batch_size: int,
         windows: Order = "sliding",
         supervised_tokens: int | None = None,
+        train_tokens: int | None = None,
         eval_stride: int | None = None,
         eval_batch_tokens: int = 16384,
         seed: int = 0,
@@ -76,6 +79,7 @@ class TextDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.windows = windows
         self.supervised_tokens = window_size if supervised_tokens is None else supervised_tokens
+        self.train_tokens = train_tokens
         self.eval_stride = eval_stride
         self.eval_batch_tokens = eval_batch_tokens
         self.seed = seed
@@ -97,6 +101,11 @@ class TextDataModule(LightningDataModule):
             problems.append(
                 f"name is {self.name!r}; it must be a short name of letters, digits and _.+- that "
                 "begins with a letter or digit: a folder is named so."
+            )
+        if self.train_tokens is not None and self.train_tokens < self.window_size:
+            problems.append(
+                f"train_tokens is {self.train_tokens}; it must be at least "
+                f"window_size={self.window_size}."
             )
         if self.windows not in ("sliding", "random"):
             problems.append(f"windows is {self.windows!r}; it must be 'sliding' or 'random'.")
@@ -168,9 +177,14 @@ class TextDataModule(LightningDataModule):
         return self._opened.splits
 
     @property
+    def _train_ids(self) -> np.ndarray:
+        """The ids that are trained on, (N,)."""
+        return self.splits["train"].tokens[: self.train_tokens]
+
+    @property
     def tokens_per_epoch(self) -> int:
         """Number of tokens in the windows of one epoch."""
-        return windows_per_epoch(self.splits["train"].n_tokens, self.window_size) * self.window_size
+        return windows_per_epoch(len(self._train_ids), self.window_size) * self.window_size
 
     @property
     def batches_per_epoch(self) -> float:
@@ -195,7 +209,7 @@ class TextDataModule(LightningDataModule):
                 "It counts the windows of all devices together: use a multiple.",
             )
         return TrainBatches(
-            self.splits["train"].tokens,
+            self._train_ids,
             window_size=self.window_size,
             batch_size=self.batch_size,
             order=self.windows,

@@ -64,6 +64,7 @@ def text_data(
     tokenizer: Tokenizer | None = None,
     windows: Order = "sliding",
     supervised_tokens: int | None = None,
+    train_tokens: int | None = None,
     eval_stride: int | None = None,
     eval_batch_tokens: int = 16384,
     seed: int = 0,
@@ -82,6 +83,7 @@ def text_data(
         tokenizer: used instead of the one that ``level`` names.
         windows: see ``TextDataModule``.
         supervised_tokens: see ``TextDataModule``.
+        train_tokens: see ``TextDataModule``.
         eval_stride: see ``TextDataModule``.
         eval_batch_tokens: see ``TextDataModule``.
         seed: see ``TextDataModule``.
@@ -105,6 +107,7 @@ def text_data(
         batch_size=batch_size,
         windows=windows,
         supervised_tokens=supervised_tokens,
+        train_tokens=train_tokens,
         eval_stride=eval_stride,
         eval_batch_tokens=eval_batch_tokens,
         seed=seed,

@@ -1,11 +1,12 @@
 """The autoregressive baseline: one causal pass predicts every next token of a window."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from trm_lightning.models.base import SupervisionStep
+from trm_lightning.models.base import Reading, SupervisionStep
 from trm_lightning.models.kv_cache import CachedPass, CachedWindow
 from trm_lightning.models.transformer import Transformer
 
@@ -27,6 +28,13 @@ class AR(Transformer):
         """See :meth:`LanguageModel.supervision_step`."""
         nll = self.nll(self(tokens, first), tokens[:, first:])
         return SupervisionStep(nll, nll)
+
+    def trace(
+        self, tokens: Tensor, first: int = 0, depth: int = 0, by_recursion: int = 0
+    ) -> Iterator[Reading]:
+        """See :meth:`LanguageModel.trace`; the one reading has the states ``y`` that predict."""
+        states = self(tokens, first)
+        yield Reading(0, 0, self.distribution(states), {"y": states})
 
     def open_window(self) -> CachedWindow:
         """See :meth:`LanguageModel.open_window`."""

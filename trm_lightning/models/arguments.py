@@ -46,6 +46,15 @@ def shape_problems(
     return problems
 
 
+def frozen_problems(frozen_layers: int, n_layers: int, tied_head: bool) -> list[str]:
+    """Return what is wrong with the number of blocks that are not trained."""
+    if not 0 <= frozen_layers <= n_layers:
+        return [f"frozen_layers must be 0 to n_layers={n_layers} (is {frozen_layers})"]
+    if frozen_layers and tied_head:
+        return ["frozen_layers needs tied_head=false: the head would be frozen with the embedding"]
+    return []
+
+
 def chunk_problems(window_size: int, chunk_size: int) -> list[str]:
     """Return what is wrong with the chunks of a window."""
     if chunk_size < 1:

@@ -68,6 +68,8 @@ class Recursive(Transformer):
         intermediate_loss_weight: weight in the loss of the answer after each refinement before
             the last, where it carries gradient.
         lookahead_loss_weight: weight in the loss of the other factorization's predictions.
+        chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
+            of those sees itself and the text alone.
         transformer: the arguments of :class:`Transformer`.
 
     Raises:
@@ -87,6 +89,7 @@ class Recursive(Transformer):
         exit_threshold: float | None = None,
         intermediate_loss_weight: float = 0.0,
         lookahead_loss_weight: float = 0.1,
+        chunk_visibility: bool = True,
         **transformer: Any,
     ) -> None:
         backprop_depth = n_refinements if backprop_depth is None else backprop_depth
@@ -103,6 +106,7 @@ class Recursive(Transformer):
         self.exit_threshold = exit_threshold
         self.intermediate_loss_weight = intermediate_loss_weight
         self.lookahead_loss_weight = lookahead_loss_weight
+        self.chunk_visibility = chunk_visibility
         if self.norm == "post":
             # Match the unit-RMS states that the embeddings are added to in every pass.
             self.embedding_scale = math.sqrt(self.width)
@@ -236,8 +240,10 @@ class Recursive(Transformer):
 
     # Generation.
 
-    def open_window(self) -> CachedWindow:
+    def open_window(self) -> CachedWindow | None:
         """See :meth:`LanguageModel.open_window`."""
+        if self.chunk_size > 1 and not self.chunk_visibility:
+            return None
         return CachedWindow(
             self, lambda run: self._answers(run, self.scoring_depth)[-1], self.query
         )
@@ -269,7 +275,8 @@ class Recursive(Transformer):
         if self.chunk_size == 1:
             return found
         meaning = "the states of a chunk do not see each other"
-        found["no mutual visibility"] = (meaning, self._isolated_log_probs)
+        if self.chunk_visibility:
+            found["no mutual visibility"] = (meaning, self._isolated_log_probs)
         if self.factorization == "left_to_right":
             parallel = copy.copy(self)
             parallel.factorization = "parallel"
@@ -283,7 +290,10 @@ class Recursive(Transformer):
         return self.distribution(window.scored(answers[-1]))
 
     def _open(self, tokens: Tensor, first: int) -> Window:
-        return Window(self, self.query, tokens, first, self.factorization)
+        window = Window(self, self.query, tokens, first, self.factorization)
+        if not self.chunk_visibility:
+            window.blocks_pass = window.blocks_pass.isolated()
+        return window
 
     def _answers(self, run: Pass, depth: int) -> list[Tensor]:
         """Return y after 0, 1, …, ``depth`` refinements."""

@@ -8,7 +8,7 @@ from typing import Literal, cast
 import torch
 from torch import Tensor, nn
 
-from trm_lightning.models.arguments import raise_problems, shape_problems
+from trm_lightning.models.arguments import frozen_problems, raise_problems, shape_problems
 from trm_lightning.models.base import LanguageModel
 from trm_lightning.models.blocks import Block, RotaryPositions, Rotation, make_norm
 from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
@@ -30,6 +30,7 @@ class Transformer(LanguageModel):
         tied_head: the output head is the token embedding.
         attention_init: of the query, key and value projections: ``normal`` (0, 0.02), or
             ``xavier`` (uniform), which ``nn.MultiheadAttention`` draws and the notes keep.
+        frozen_layers: blocks from the first on that are not trained, and with them the embeddings.
 
     Raises:
         UserError: naming every argument that does not fit.
@@ -48,8 +49,12 @@ class Transformer(LanguageModel):
         norm: Literal["pre", "post"] = "pre",
         tied_head: bool = True,
         attention_init: Literal["normal", "xavier"] = "normal",
+        frozen_layers: int = 0,
     ) -> None:
-        raise_problems(shape_problems(window_size, width, n_layers, n_heads, dropout))
+        raise_problems(
+            shape_problems(window_size, width, n_layers, n_heads, dropout)
+            + frozen_problems(frozen_layers, n_layers, tied_head)
+        )
         super().__init__(vocab_size, start_token, window_size)
         self.width = width
         self.norm = norm
@@ -65,6 +70,11 @@ class Transformer(LanguageModel):
         if attention_init == "xavier":
             for block in self.layers:
                 nn.init.xavier_uniform_(block.attention.qkv.weight)
+        if frozen_layers:
+            embeddings = [self.token_embedding, self.position_embedding]
+            for part in [*embeddings, *self.layers[:frozen_layers]]:
+                if part is not None:
+                    part.requires_grad_(False)
 
     @property
     def layers(self) -> list[Block]:  # type: ignore[override]

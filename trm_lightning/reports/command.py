@@ -49,6 +49,12 @@ def report(cfg: DictConfig) -> None:
     print("\n".join(f"Written to {page}" for page in pages))
 
 
+def write_comparison(folder: Path) -> None:
+    """Write the report of a comparison into its folder, and print where."""
+    pages = write_report(comparison_report(folder), folder)
+    print("\n".join(f"Written to {page}" for page in pages))
+
+
 def _check(folder: Path) -> None:
     """Print which files of a folder are as they were written.
 

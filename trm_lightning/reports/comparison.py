@@ -15,7 +15,8 @@ from trm_lightning.reports.plots import new_axes
 from trm_lightning.reports.sections import environment_table, verdict_text
 from trm_lightning.reports.studies import Styles, study_numbers, study_section
 from trm_lightning.runs.results_file import ENVIRONMENT, FILE, read_results
-from trm_lightning.runs.shapes import AMOUNT, COUNT, FLAG, TEXT, Maybe, Shape
+from trm_lightning.runs.shapes import COUNT, FLAG, TEXT, Maybe, Shape
+from trm_lightning.studies.notes import SMOKE
 from trm_lightning.studies.table import comparison_tables
 from trm_lightning.studies.verdict import verdict
 
@@ -26,7 +27,7 @@ _ENTRY: Shape = {
 }  # fmt: skip
 SHAPE: Shape = {
     "name": TEXT, "status": TEXT, "data": Maybe(TEXT), "entries": [_ENTRY], "notes": [TEXT],
-    "baseline": TEXT, "parity": Maybe(TEXT), "scale": AMOUNT, "command": [TEXT],
+    "baseline": TEXT, "parity": Maybe(TEXT), "budget": Maybe(TEXT), "command": [TEXT],
     "environment": ENVIRONMENT,
 }  # fmt: skip
 Entry = dict[str, Any]
@@ -103,8 +104,8 @@ def _warning(content: dict[str, Any]) -> str:
     told = []
     if content["status"] != "completed":
         told.append("UNFINISHED: some runs are missing.")
-    if content["scale"] < 1:
-        told.append(f"REDUCED BUDGET: {content['scale']:g} of the full one.")
+    if content["budget"] == "smoke":
+        told.append(SMOKE)
     names = [entry["name"] for entry in content["entries"] if entry["is_likelihood"] is False]
     if names:
         told.append(f"NOT A LIKELIHOOD: {', '.join(names)}. No perplexity compares with that.")

@@ -1,6 +1,6 @@
 """A study's part of a comparison's report: its first numbers, its picture and its table."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from trm_lightning.reports.colors import FAINT, INK, Style
+from trm_lightning.reports.colors import FAINT, FAMILIES, INK, OTHERS, Style
 from trm_lightning.reports.document import Number, Picture, Section
-from trm_lightning.reports.plots import add_legend, new_axes, short_number
+from trm_lightning.reports.plots import add_legend, new_axes, short_number, whole_numbers
 from trm_lightning.studies.frontier import Envelope
 from trm_lightning.studies.power_law import Curve
 from trm_lightning.studies.study_table import (
@@ -21,33 +21,27 @@ from trm_lightning.studies.study_table import (
     study_table,
     study_text,
 )
+from trm_lightning.studies.trend import spans_octaves
 
 Values = dict[str, Any]
 Styles = Mapping[str, Style]
+PALETTE = [style.color for style in (*FAMILIES.values(), *OTHERS)]
 PANELS = {"parameters": "parameters", "flops": "training FLOPs", "seconds": "seconds of training"}
 
 
 def study_section(study: Values, styles: Styles) -> Section:
     """Return a study's section; ``styles`` are of its series."""
-    table = study_table(study)
-    pictures = []
-    if study["points"] and study["kind"] == "frontier":
-        caption = (
-            "Best perplexity over what it costs, both logarithmic: means over seeds with 95 % "
-            "intervals. Each line is a series' envelope, the best at or below each cost."
-        )
-        pictures = [Picture("frontier", caption, frontier_figure(study, styles), wide=True)]
-    elif study["points"]:
-        caption = (
-            "Nats per token over passes through a block: means over seeds with 95 % intervals. "
-            "Solid: the fitted curve of a series' loops. Dotted: that of distinct blocks."
-        )
-        pictures = [Picture("recurrence", caption, recurrence_figure(study, styles))]
+    table, kind, pictures = study_table(study), study["kind"], []
+    if study["points"]:
+        caption, draw = _PICTURES[kind]
+        pictures = [Picture(kind, caption, draw(study, styles), wide=kind == "frontier")]
     return Section(table.title, study_text(study), pictures, [replace(table, title="")])
 
 
 def study_numbers(study: Values) -> list[Number]:
     """Return the study's answers, one for each entry or series that has one."""
+    if study["kind"] not in ("frontier", "recurrence"):
+        return []
     base = study["baseline_series"]
     if study["kind"] == "frontier":
         return [
@@ -165,6 +159,112 @@ def _phi_text(study: Values, series: str) -> str:
         if found["series"] == series and found["phi"] is not None:
             return f", φ = {exponent_cell(found['phi'])}"
     return ""
+
+
+def trend_figure(study: Values, styles: Styles) -> Figure:
+    """Draw each series' score over what its entries differ in."""
+    y = "better than its baseline by, %" if study["relative"] else "perplexity, best"
+    figure, axes = new_axes(f"Over {study['axis']}", study["axis"], y)
+    for name, points in _by_series(study["points"]).items():
+        points = sorted(points, key=lambda point: float(point["at"]))
+        _draw_over(axes, styles[name], points, "value", name)
+    if study["relative"]:
+        axes.axhline(0, color=FAINT, linewidth=0.8)
+    _scale_axis(axes, study["points"])
+    add_legend(axes)
+    return figure
+
+
+def break_figure(study: Values, styles: Styles) -> Figure:
+    """Draw nats per token, with a vertical line where two straight lines meet best."""
+    figure, axes = new_axes(f"Over {study['axis']}", study["axis"], "nats per token, best")
+    for name, points in _by_series(study["points"]).items():
+        points = sorted(points, key=lambda point: float(point["at"]))
+        _draw_over(axes, styles[name], points, "nats", name)
+    for found in study["breaks"]:
+        if found["at"] is not None and found["aicc_change"] < -2:
+            color = styles[found["series"]].color
+            axes.axvspan(found["low"], found["high"], color=color, alpha=0.12, linewidth=0)
+            axes.axvline(found["at"], color=color, linewidth=0.8)
+    _scale_axis(axes, study["points"])
+    add_legend(axes)
+    return figure
+
+
+def _draw_over(axes: Axes, style: Style, points: list[Values], key: str, name: str) -> None:
+    axes.errorbar(
+        [point["at"] for point in points], [point[key]["mean"] for point in points],
+        yerr=[point[key]["half_width"] or 0 for point in points], fmt=style.line + style.marker,
+        markersize=4, capsize=2, linewidth=1.2, color=style.color, label=name,
+    )  # fmt: skip
+
+
+def _scale_axis(axes: Axes, points: list[Values]) -> None:
+    if spans_octaves(points):
+        axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_formatter(FuncFormatter(short_number))
+
+
+def readout_figure(study: Values, styles: Styles) -> Figure:
+    """Draw the nats of both heads on training and on held-out text, entry by entry."""
+    figure, axes = new_axes("Heads on frozen states", "nats per token", "")
+    marks = {("own_head", "training_tenth"): "^", ("own_head", "held_out"): "o",
+             ("fresh_head", "training_tenth"): "v", ("fresh_head", "held_out"): "s"}  # fmt: skip
+    for k, ((head, part), mark) in enumerate(marks.items()):
+        axes.errorbar(
+            [entry[head][part]["mean"] for entry in study["entries"]],
+            [i + 0.08 * (k - 1.5) for i in range(len(study["entries"]))],
+            xerr=[entry[head][part]["half_width"] or 0 for entry in study["entries"]],
+            fmt=mark, markersize=5, capsize=2, linewidth=1, color=PALETTE[k % len(PALETTE)],
+            label=f"{head.replace('_', ' ')}, {part.replace('_', ' ')}",
+        )  # fmt: skip
+    axes.set_yticks(range(len(study["entries"])), [e["name"] for e in study["entries"]], color=INK)
+    axes.set_ylim(len(study["entries"]) - 0.5, -0.5)
+    add_legend(axes)
+    return figure
+
+
+def probe_figure(study: Values, styles: Styles) -> Figure:
+    """Draw the nats of linear probes after each pass; solid lines are y, dotted ones z."""
+    figure, axes = new_axes("Linear probes", "passes through the blocks", "nats per token")
+    for entry in study["entries"]:
+        for k, target in enumerate(entry["readings"][0]["scores"]):
+            for symbol, line in (("y", "-"), ("z", ":")):
+                read = [r for r in entry["readings"] if r["symbol"] == symbol]
+                axes.plot(
+                    [r["pass"] for r in read], [r["scores"][target]["nats"]["mean"] for r in read],
+                    line, marker="o", markersize=3, linewidth=1.2, color=PALETTE[k % len(PALETTE)],
+                    label=f"{target}, {symbol}" if entry is study["entries"][0] and read else "_",
+                )  # fmt: skip
+    whole_numbers(axes)
+    add_legend(axes)
+    return figure
+
+
+_PICTURES: dict[str, tuple[str, Callable[[Values, Styles], Figure]]] = {
+    "frontier": (
+        "Best perplexity over what it costs, both logarithmic: means over seeds with 95 % "
+        "intervals. Each line is a series' envelope, the best at or below each cost.",
+        frontier_figure,
+    ),
+    "recurrence": (
+        "Nats per token over passes through a block: means over seeds with 95 % intervals. "
+        "Solid: the fitted curve of a series' loops. Dotted: that of distinct blocks.",
+        recurrence_figure,
+    ),
+    "trend": ("Means over seeds with 95 % intervals.", trend_figure),
+    "gain": ("Means over seeds with 95 % intervals; above 0 is better.", trend_figure),
+    "memory": (
+        "Means over seeds with 95 % intervals; shaded: where two straight lines meet, where two "
+        "are worth their numbers.",
+        break_figure,
+    ),
+    "readout": ("Means over seeds with 95 % intervals; left is better.", readout_figure),
+    "depth_probe": (
+        "Nats of a fresh linear layer on frozen states, held-out text; means over seeds.",
+        probe_figure,
+    ),
+}
 
 
 def _by_series(points: list[Values]) -> dict[str, list[Values]]:

@@ -88,6 +88,27 @@ def load_run(
     return LoadedRun(folder, file, config, model, tokenizer, facts, steps)
 
 
+def start_from(model: LanguageModel, path: str | Path) -> str:
+    """Copy a run's weights into a model, where names and shapes agree; the rest stays as drawn.
+
+    Returns:
+        How many tensors were copied, as a sentence.
+
+    Raises:
+        UserError: where there is no checkpoint, or none of its weights fits.
+    """
+    file, checkpoint = read_first(find_checkpoints(path))
+    there, here = _weights(checkpoint), model.state_dict()
+    fitting = {k: v for k, v in there.items() if k in here and here[k].shape == v.shape}
+    if not fitting:
+        raise UserError(
+            f"init_from={path}: no weight of {file} has the name and shape of one of this model.",
+            "Start from a run of the same kind of model, width and vocabulary.",
+        )
+    model.load_state_dict(fitting, strict=False)
+    return f"starts from {file}: {len(fitting)} of {len(here)} tensors; the others are drawn anew"
+
+
 def _weights(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
     """Return the weights that are scored: averaged ones where the run kept some."""
     weights = {

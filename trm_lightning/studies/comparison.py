@@ -10,8 +10,10 @@ from omegaconf import DictConfig
 from trm_lightning.errors import UserError
 from trm_lightning.files import write_json, write_text
 from trm_lightning.runs.environment import environment
+from trm_lightning.studies.budgets import at_budget, budget_name
 from trm_lightning.studies.entries import check_fit, choose_baseline
-from trm_lightning.studies.fits import fit_entries
+from trm_lightning.studies.fits import study_of
+from trm_lightning.studies.measures import check_measure, measure_all
 from trm_lightning.studies.notes import notes_on
 from trm_lightning.studies.paired_statistics import summarise_entries
 from trm_lightning.studies.parity import check_same_parameters, parity_reached
@@ -38,6 +40,9 @@ def compare(cfg: DictConfig) -> bool:
         UserError: for anything that the user can mend.
     """
     folder = Path(HydraConfig.get().runtime.output_dir)
+    given = {line.partition("=")[0] for line in HydraConfig.get().overrides.task}
+    budget, cfg = budget_name(cfg), at_budget(cfg, given)
+    check_measure(cfg.measure)
     if cfg.runs:
         if (folder / "runs").exists():
             raise UserError(
@@ -45,18 +50,21 @@ def compare(cfg: DictConfig) -> bool:
                 "Give this one another name: name=…",
             )
         groups = group_folders([Path(run) for run in cfg.runs])
-        given = [group.entry for group in groups]
-        baseline = choose_baseline(cfg.baseline, given)
-        check_fit(cfg.fit, given)
+        entries = [group.entry for group in groups]
+        baseline = choose_baseline(cfg.baseline, entries)
+        check_fit(cfg.fit, entries)
     else:
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
         if cfg.parity == "parameters":
             runs_of = {entry.name: entry.runs_of for entry in plan.entries}
             check_same_parameters(plan.configs, runs_of[plan.baseline])
-        keep = partial(_write_planned, cfg, folder, plan)
+        keep = partial(_write_planned, cfg, folder, plan, budget)
         failures = train_all(plan, keep, cfg.workers, cfg.progress)
         groups, baseline = groups_of(plan, failures), plan.baseline
-    comparison = write_comparison(cfg, folder, groups, baseline)
+    if cfg.measure is not None:
+        ended = [record.folder for group in groups for record in group.completed]
+        measure_all(cfg.measure, dict.fromkeys(ended), list(cfg.trust), cfg.progress)
+    comparison = write_comparison(cfg, folder, groups, baseline, budget)
     print("\n" + (folder / "table.md").read_text(encoding="utf-8"))
     print(f"Everything is in {folder}: comparison.json, table.md, runs/")
     return bool(comparison["status"] == "completed")
@@ -74,19 +82,25 @@ def groups_of(plan: Plan, failures: dict[Path, str]) -> list[Group]:
 
 
 def write_comparison(
-    cfg: DictConfig, folder: Path, groups: list[Group], baseline: str
+    cfg: DictConfig, folder: Path, groups: list[Group], baseline: str, budget: str | None = None
 ) -> dict[str, Any]:
     """Write ``comparison.json`` and ``table.md``; runs may still be missing.
+
+    Args:
+        cfg: the comparison's config, its budget as limits.
+        folder: to write to.
+        groups: the runs of each entry.
+        baseline: name of the entry that the others are compared with.
+        budget: its name, where it has one.
 
     Raises:
         UserError: when the runs cannot be compared.
     """
-    check_comparable(groups)
+    check_comparable(groups, baseline)
     trained_here = not cfg.runs
-    scale = float(cfg.scale) if trained_here else 1.0
     parity = str(cfg.parity) if trained_here else None
     entries = summarise_entries(groups, baseline)
-    fit = fit_entries(cfg.fit, groups, entries)
+    study = study_of(cfg, groups, entries)
     ended = [record.results for group in groups for record in group.completed]
     first = ended[0] or {} if ended else {}
     complete = all(record.results is not None for group in groups for record in group.records)
@@ -100,12 +114,12 @@ def write_comparison(
         "baseline": baseline,
         "parity": parity,
         "parity_reached": parity_reached(entries),
-        "scale": scale,
+        "budget": budget,
         "entries": entries,
-        "study": fit,
+        "study": study,
         "notes": [
-            *notes_on(groups, entries, parity, scale),
-            *(fit["notes"] if fit else []),
+            *notes_on(groups, entries, parity, budget),
+            *(study["notes"] if study else []),
             *([_PARALLEL.format(cfg.workers)] if trained_here and cfg.workers > 1 else []),
         ],
         "command": ["python", "-m", "trm_lightning.compare", *HydraConfig.get().overrides.task],
@@ -116,6 +130,8 @@ def write_comparison(
     return comparison
 
 
-def _write_planned(cfg: DictConfig, folder: Path, plan: Plan, failures: dict[Path, str]) -> None:
+def _write_planned(
+    cfg: DictConfig, folder: Path, plan: Plan, budget: str | None, failures: dict[Path, str]
+) -> None:
     """Keep the comparison up to date while it goes on."""
-    write_comparison(cfg, folder, groups_of(plan, failures), plan.baseline)
+    write_comparison(cfg, folder, groups_of(plan, failures), plan.baseline, budget)

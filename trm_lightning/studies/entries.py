@@ -9,7 +9,7 @@ from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.errors import UserError
 
 FIRST_SEED = 1337
-FITS = ("frontier", "recurrence")
+FITS = ("frontier", "recurrence", "trend", "gain")
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,12 @@ class Entry:
         metric: name of the score, such as ``val/ppl``; None for what the net is trained for.
         same_runs_as: name of the entry whose runs are read, with another metric.
         series: name of the curve that the entry is a point of; needed by ``fit``.
+        at: where on that curve, such as a chunk size; needed by the fits ``trend``
+            and ``gain``, and by the measurement ``memory``.
+        against: entry that this one is compared with, instead of the study's baseline; its own
+            name for the baseline of another text, vocabulary or budget.
+        starts_from: entry whose run of the same seed this one starts its weights from.
+        budget_share: multiple of the comparison's budget that this entry gets.
     """
 
     name: str
@@ -33,6 +39,10 @@ class Entry:
     metric: str | None = None
     same_runs_as: str | None = None
     series: str | None = None
+    at: float | None = None
+    against: str | None = None
+    starts_from: str | None = None
+    budget_share: float = 1.0
 
     @property
     def runs_of(self) -> str:
@@ -83,7 +93,21 @@ def _problems_of(given: list[Any]) -> list[str]:
                 f"same_runs_as={source}: there is no such entry with runs of its own"
                 f"{nearest(source, own)}"
             )
+        problems += _problems_of_references(entry, names, own)
     return list(dict.fromkeys(problems))
+
+
+def _problems_of_references(entry: dict[str, Any], names: list[str], own: list[str]) -> list[str]:
+    """Return what is wrong with the other entries that an entry refers to."""
+    against, source = entry.get("against"), entry.get("starts_from")
+    problems = []
+    if against is not None and against not in names:
+        problems.append(f"against={against}: there is no such entry{nearest(against, names)}")
+    if source is not None and source not in names[: names.index(str(entry["name"]))]:
+        problems.append(f"{entry['name']}: starts_from={source}: there is no such entry before it")
+    elif source is not None and source not in own:
+        problems.append(f"{entry['name']}: starts_from={source} has no runs of its own")
+    return problems
 
 
 def read_seeds(seeds: Any) -> list[int]:
@@ -116,6 +140,17 @@ def choose_baseline(name: str | None, entries: list[Entry]) -> str:
     return name or names[0]
 
 
+def compared_together(entries: list[Entry], baseline: str) -> list[list[str]]:
+    """Return the names of entries in groups, each of a baseline and what is compared with it."""
+    groups: dict[str, list[str]] = {}
+    for entry in entries:
+        name = entry.against or baseline
+        groups.setdefault(name, [name])
+        if entry.name != name:
+            groups[name].append(entry.name)
+    return list(groups.values())
+
+
 def check_fit(fit: str | None, entries: list[Entry]) -> None:
     """Check that the entries are points of the curves that ``fit`` asks for.
 
@@ -136,6 +171,15 @@ def check_fit(fit: str | None, entries: list[Entry]) -> None:
             f"{', '.join(without)}.",
             "Give each entry the name of its curve, e.g. series: ar. Folders of runs have none.",
         )
+    if fit in ("trend", "gain"):
+        nowhere = [entry.name for entry in entries if entry.at is None]
+        if nowhere:
+            raise UserError(
+                f"fit={fit} draws scores over a number, and these entries have no `at`: "
+                f"{', '.join(nowhere)}.",
+                "Give each entry its place on the curve, e.g. at: 4.",
+            )
+        return
     if len({entry.series for entry in entries}) < 2:
         raise UserError(
             f"fit={fit}: every entry is of the series {entries[0].series}.",

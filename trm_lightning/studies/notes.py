@@ -5,12 +5,14 @@ from typing import Any
 from trm_lightning.studies.parity import TOLERANCE, parity_reached
 from trm_lightning.studies.run_records import Group
 
+SMOKE = "SMOKE BUDGET: the numbers say that the programs run, and nothing else."
+
 
 def notes_on(
     groups: list[Group],
     entries: list[dict[str, Any]],
     parity: str | None,
-    scale: float,
+    budget: str | None,
 ) -> list[str]:
     """Return the notes under the table, the most serious first.
 
@@ -18,13 +20,13 @@ def notes_on(
         groups: the entries' runs.
         entries: from :func:`summarise_entries`.
         parity: what should be equal; None where the runs were not trained for this comparison.
-        scale: part of the full budget that was spent.
+        budget: its name, where it has one.
     """
-    notes = []
-    if scale < 1:
+    notes = [SMOKE] if budget == "smoke" else []
+    if budget not in (None, "smoke") and any(entry["published"] for entry in entries):
         notes.append(
-            f"REDUCED BUDGET: each run had {scale:g} of the full budget. These are not the numbers "
-            "of full training, and published values beside them are of full training."
+            f"Budget {budget!r}: the published values beside these are of full training, which "
+            "may have been longer."
         )
     for entry in entries:
         if entry["is_likelihood"] is False:
@@ -43,8 +45,15 @@ def notes_on(
 
 def _on_parity(entries: list[dict[str, Any]], parity: str | None) -> list[str]:
     reached, notes = parity_reached(entries), []
+    shares = {entry["name"]: entry["budget_share"] for entry in entries}
+    if parity in ("tokens", "parameters"):
+        # Unequal on purpose; what each entry got is told below the table.
+        told = ", ".join(f"{name} {share:g}" for name, share in shares.items() if share != 1)
+        notes += [f"Budgets as multiples of the others': {told}."] if told else []
     for kind, tolerance in TOLERANCE.items():
         ratios = {n: r[kind] for n, r in reached.items() if kind in r}
+        if kind == parity:
+            ratios = {n: ratio for n, ratio in ratios.items() if shares[n] == 1}
         off = {n: ratio for n, ratio in ratios.items() if abs(ratio - 1) > tolerance}
         told = ", ".join(f"{n} {100 * (ratio - 1):+.1f} %" for n, ratio in off.items())
         if kind == parity and off:

@@ -26,14 +26,15 @@ def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]
     """Return one plain container per entry, in the order given.
 
     An entry whose number is not a likelihood, or belongs to another text, gets no difference to
-    the baseline.
+    what it is compared with (``baseline``, or the entry's own ``against``).
     """
     runs = {g.entry.name: [_values(g, record) for record in g.records] for g in groups}
-    base = next(group for group in groups if group.entry.name == baseline)
-    base_runs = {run["seed"]: run for run in runs[baseline] if run["status"] == "completed"}
+    by_name = {group.entry.name: group for group in groups}
     described = []
     for group in groups:
         name = group.entry.name
+        base = by_name[group.entry.against or baseline]
+        base_runs = {r["seed"]: r for r in runs[base.entry.name] if r["status"] == "completed"}
         meaning = _meaning(group)
         comparable = _comparable(meaning, base)
         for run, record in zip(runs[name], group.records, strict=True):
@@ -48,8 +49,11 @@ def summarise_entries(groups: list[Group], baseline: str) -> list[dict[str, Any]
                 "note": group.entry.note,
                 "published": group.entry.published,
                 "series": group.entry.series,
+                "at": group.entry.at,
+                "against": base.entry.name,
+                "budget_share": group.entry.budget_share,
                 "overrides": list(group.entry.overrides),
-                "is_baseline": name == baseline,
+                "is_baseline": name == base.entry.name,
                 **meaning,
                 "comparable": comparable,
                 "figures": _figures(runs[name]),

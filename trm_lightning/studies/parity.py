@@ -15,14 +15,16 @@ TOLERANCE = {"tokens": 0.01, "seconds": 0.05, "parameters": 0.01}
 # Data settings that may differ between runs on one text: how windows are cut from it, and what is
 # added to it.
 _WINDOWING = {
-    "window_size", "batch_size", "windows", "supervised_tokens", "eval_stride",
+    "window_size", "batch_size", "windows", "supervised_tokens", "train_tokens", "eval_stride",
     "scrambled_validation_alphabet",  # adds a split and leaves the others as they are
     "eval_batch_tokens", "seed", "cache_dir",
 }  # fmt: skip
 
 
-def n_supervision(run: DictConfig) -> int:
+def steps_per_batch(run: DictConfig) -> int:
     """Return the optimizer steps per batch of a composed training config."""
+    if run.accumulate_supervision:
+        return 1
     return int(run.model.get("n_supervision", 1))
 
 
@@ -30,15 +32,13 @@ def check_budget(cfg: DictConfig) -> None:
     """Check that the budget is of the kind that the parity needs.
 
     Raises:
-        UserError: for an unknown parity, or a scale, budget or number of workers out of range.
+        UserError: for an unknown parity, or a budget or number of workers out of range.
     """
     if cfg.parity not in PARITIES:
         raise UserError(
             f"parity={cfg.parity}: there is no such parity{nearest(cfg.parity, PARITIES)}",
             f"There are: {', '.join(PARITIES)}.",
         )
-    if not 0 < cfg.scale <= 1:
-        raise UserError(f"scale={cfg.scale}: it must be more than 0 and at most 1.")
     if cfg.workers < 1:
         raise UserError(f"workers={cfg.workers}: it must be at least 1.")
     asked = {name for name, value in cfg.budget.items() if value is not None}
@@ -118,8 +118,8 @@ def check_same_parameters(configs: dict[str, DictConfig], baseline: str) -> None
 
 
 def parity_reached(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Return each entry's tokens, seconds and parameters as multiples of the baseline's."""
-    base = next(entry for entry in entries if entry["is_baseline"])
+    """Return each entry's tokens, seconds and parameters as multiples of its baseline's."""
+    by_name = {entry["name"]: entry for entry in entries}
     return {
         entry["name"]: {
             kind: _amount(entry, kind) / _amount(base, kind)
@@ -127,6 +127,7 @@ def parity_reached(entries: list[dict[str, Any]]) -> dict[str, dict[str, float]]
             if _amount(entry, kind) and _amount(base, kind)
         }
         for entry in entries
+        for base in [by_name[entry["against"]]]
     }
 
 
@@ -139,7 +140,7 @@ def _token_limits(config: DictConfig) -> tuple[tuple[str, float], ...]:
     """Return the limits on tokens: exact for steps and tokens; epochs as they stand."""
     limits = {name: value for name, value in config.budget.items() if value is not None}
     if "steps" in limits:
-        batches = limits.pop("steps") / n_supervision(config)
+        batches = limits.pop("steps") / steps_per_batch(config)
         limits["tokens in steps"] = batches * config.data.batch_size * config.data.window_size
     return tuple(limits.items())
 

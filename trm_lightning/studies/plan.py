@@ -21,6 +21,7 @@ from trm_lightning.studies.entries import (
     Entry,
     check_fit,
     choose_baseline,
+    compared_together,
     read_entries,
     read_seeds,
 )
@@ -28,13 +29,13 @@ from trm_lightning.studies.parity import (
     check_budget,
     check_same_text,
     check_same_tokens,
-    n_supervision,
+    steps_per_batch,
 )
 
 # Keys of conf/compare.yaml; what else it has is conf/train.yaml's.
 _OWN_KEYS = {
     "name", "models", "entries", "common", "runs", "seeds", "baseline", "parity", "budget",
-    "scale", "workers", "fit",
+    "budgets", "workers", "fit", "axis", "measure",
 }  # fmt: skip
 _INSTEAD = {
     "model": "Give models=[ar,trm].",
@@ -45,12 +46,21 @@ _INSTEAD = {
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training run: the overrides of its command, and the folder it goes to."""
+    """One training run.
+
+    Attributes:
+        entry: name of the entry that it belongs to.
+        seed: of weights, dropout and data.
+        overrides: of its training command.
+        folder: that it goes to.
+        after: folder of the run whose weights it starts from; None for none.
+    """
 
     entry: str
     seed: int
     overrides: list[str]
     folder: Path
+    after: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -91,31 +101,46 @@ def make_plan(cfg: DictConfig, folder: Path, forwarded: list[str], call: Call) -
     check_budget(cfg)
     check_fit(cfg.fit, entries)
     common = list(cfg.common)
-    _refuse_settings_of_one_run(_by_key(common))
+    _refuse_settings_of_one_run({k: v for k, v in _by_key(common).items() if k != "model"})
     own = [entry for entry in entries if entry.same_runs_as is None]
     runs, configs = {}, {}
     for entry in own:
         given = merge([*common, *forwarded, *entry.overrides])
         run = configs[entry.name] = _composed(call, given)
-        for key, value in budget_settings(cfg, run).items():
+        for key, value in budget_settings(cfg, run, entry.budget_share).items():
             OmegaConf.update(run, key, value)
             given.append(f"{key}={'null' if value is None else value}")
         runs[entry.name] = merge([*given, "progress=false"])
-    check_same_text(configs)
-    if cfg.parity != "seconds":
-        check_same_tokens(configs)
+    shares = {entry.name: entry.budget_share for entry in own}
+    for group in compared_together(entries, baseline):
+        together = {name: configs[name] for name in group if name in configs}
+        check_same_text(together)
+        if cfg.parity != "seconds":
+            check_same_tokens({name: c for name, c in together.items() if shares[name] == 1})
     planned = [
-        PlannedRun(
-            entry.name, seed, merge([*runs[entry.name], f"seed={seed}"]),
-            folder / "runs" / f"{entry.name}_seed{seed}",
-        )
-        for seed in seeds
-        for entry in own
-    ]  # fmt: skip
+        _planned(entry, seed, runs[entry.name], folder / "runs") for seed in seeds for entry in own
+    ]
     return Plan(entries, baseline, seeds, planned, configs, call)
 
 
-def budget_settings(cfg: DictConfig, run: DictConfig) -> dict[str, float | None]:
+def _planned(entry: Entry, seed: int, overrides: list[str], folder: Path) -> PlannedRun:
+    """Return one run of an entry; ``folder`` holds those of all."""
+    after = None
+    if entry.starts_from is not None:
+        after = folder / f"{entry.starts_from}_seed{seed}"
+        overrides = [*overrides, f"init_from={quoted(after)}"]
+    own = folder / f"{entry.name}_seed{seed}"
+    return PlannedRun(entry.name, seed, merge([*overrides, f"seed={seed}"]), own, after)
+
+
+def quoted(folder: Path) -> str:
+    """Return a folder's absolute path as the value of an override."""
+    return "'" + str(folder.resolve()).replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def budget_settings(
+    cfg: DictConfig, run: DictConfig, share: float = 1.0
+) -> dict[str, float | None]:
     """Return the settings of a run's budget and of its validations.
 
     Every run gets as many validations, because a model that is validated more often would have
@@ -124,8 +149,8 @@ def budget_settings(cfg: DictConfig, run: DictConfig) -> dict[str, float | None]
     """
     asked = {str(name): value for name, value in cfg.budget.items() if value is not None}
     limits = dict.fromkeys(map(str, run.budget)) | asked if asked else dict(run.budget)
-    every = max(1, round(run.eval_every * cfg.scale)) * n_supervision(run)
-    shares = {f"budget.{name}": _share(name, limit, cfg.scale) for name, limit in limits.items()}
+    every = max(1, round(run.eval_every * share)) * steps_per_batch(run)
+    shares = {f"budget.{name}": _share(name, limit, share) for name, limit in limits.items()}
     # A killed run loses at most the steps since its last validation.
     saved = min(run.checkpoint_every, every)
     return {**shares, "eval_every": every, "checkpoint_every": saved}
@@ -178,7 +203,7 @@ def _composed(call: Call, overrides: list[str]) -> DictConfig:
     return run
 
 
-def _share(name: str, limit: float | None, scale: float) -> float | None:
+def _share(name: str, limit: float | None, share: float) -> float | None:
     if limit is None:
         return None
-    return max(1, round(limit * scale)) if name in ("steps", "tokens") else limit * scale
+    return max(1, round(limit * share)) if name in ("steps", "tokens") else limit * share

@@ -9,7 +9,7 @@ from trm_lightning.cli.screen import nearest
 from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.results_file import FILE, read_results
-from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.entries import Entry, compared_together
 
 # Facts that must agree for two perplexities to be comparable.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
@@ -118,13 +118,18 @@ def group_folders(folders: list[Path]) -> list[Group]:
     return list(groups.values())
 
 
-def check_comparable(groups: list[Group]) -> None:
-    """Refuse runs on different text, split or vocabulary.
+def check_comparable(groups: list[Group], baseline: str) -> None:
+    """Refuse runs on different text, split or vocabulary among those compared with each other.
 
     Raises:
         UserError: naming both runs and what differs.
     """
-    records = [record for group in groups for record in group.completed]
+    by_name = {group.entry.name: group for group in groups}
+    for names in compared_together([group.entry for group in groups], baseline):
+        _check_one_text([record for name in names for record in by_name[name].completed])
+
+
+def _check_one_text(records: list[Record]) -> None:
     for record in records[1:]:
         first, other = records[0].results, record.results
         assert first is not None and other is not None

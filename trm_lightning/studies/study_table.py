@@ -22,6 +22,8 @@ def study_table(study: Values) -> Table:
 
 def study_text(study: Values) -> str:
     """Return how a study's numbers came about and are to be read."""
+    if study["kind"] in _TEXTS:
+        return _TEXTS[study["kind"]]
     base = study["baseline_series"]
     if study["kind"] == "frontier":
         return (
@@ -101,7 +103,103 @@ def _recurrence_table(study: Values) -> Table:
     return Table("Recurrence exponent", head, rows)
 
 
+_TEXTS = {
+    "trend": (
+        "One line per entry. The change per doubling is the slope of a straight line through a "
+        "seed's points, over the logarithm of the axis; its interval is of seeds."
+    ),
+    "gain": (
+        "How much better each entry is than its own baseline, of the same text and vocabulary. The "
+        "change per doubling is the slope of a straight line over the logarithm of the axis."
+    ),
+    "memory": (
+        "Nats per token of the text trained on and of held-out text: one straight line against two "
+        "that meet at the best place. Negative AICc: two lines are worth their numbers. "
+        "Intervals are of 1,000 fits to residuals drawn anew."
+    ),
+    "readout": (
+        "A fresh linear head, trained on the frozen states of nine tenths of the sampled training "
+        "text and scored on the last tenth and on held-out text; the model's own head beside it. "
+        "The model has been trained on that last tenth, so its score is no validation. "
+        "Nats per token."
+    ),
+    "depth_probe": (
+        "A fresh linear layer for each state after each pass, trained on frozen states of training "
+        "text. Nats per token (share guessed right) on held-out text."
+    ),
+}
+
+
+def _trend_table(study: Values) -> Table:
+    value = "Better than its baseline by (%)" if study["relative"] else "Perplexity, best"
+    head = ["Entry", "Series", study["axis"], value, "Seconds"]
+    rows = [
+        [
+            point["name"],
+            point["series"],
+            f"{point['at']:g}",
+            mean_cell(point["value"], signed=study["relative"]),
+            mean_cell(point["seconds"]),
+        ]
+        for point in study["points"]
+    ]
+    return Table(f"Trend over {study['axis']}", head, rows, n_text=2)
+
+
+def _break_table(study: Values) -> Table:
+    head = ["Series", f"Best break, {study['axis']}", "95 % interval", "AICc, two lines", "Runs"]
+    rows = [
+        [
+            found["series"],
+            NONE if found["at"] is None else f"{found['at']:.2g}",
+            NONE if found["at"] is None else f"{found['low']:.2g} to {found['high']:.2g}",
+            fixed(found["aicc_change"], 1),
+            f"{found['n']}",
+        ]
+        for found in study["breaks"]
+    ]
+    return Table("Break", head, rows)
+
+
+def _readout_table(study: Values) -> Table:
+    head = ["Entry", "Head", "A tenth of the training text", "Held-out text"]
+    rows = [
+        [entry["name"], title, *(mean_cell(entry[head][of]) for of in _PARTS)]
+        for entry in study["entries"]
+        for head, title in (("own_head", "its own"), ("fresh_head", "fresh"))
+    ]
+    return Table("Heads on frozen states", head, rows, n_text=2)
+
+
+_PARTS = ("training_tenth", "held_out")
+
+
+def _probe_table(study: Values) -> Table:
+    targets = list(study["entries"][0]["readings"][0]["scores"]) if study["entries"] else []
+    head = ["Entry", "State", "Refinement", "Update of z", "Pass", *targets]
+    rows = [
+        [
+            entry["name"],
+            reading["symbol"],
+            *(str(reading[key]) for key in ("refinement", "recursion", "pass")),
+            *(_probe_cell(reading["scores"][target]) for target in targets),
+        ]
+        for entry in study["entries"]
+        for reading in entry["readings"]
+    ]
+    return Table("What a linear probe reads", head, rows, n_text=2)
+
+
+def _probe_cell(score: Values) -> str:
+    return f"{mean_cell(score['nats'])} ({100 * score['accuracy']['mean']:.1f} %)"
+
+
 TABLES: dict[str, Callable[[Values], Table]] = {
     "frontier": _frontier_table,
     "recurrence": _recurrence_table,
+    "trend": _trend_table,
+    "gain": _trend_table,
+    "memory": _break_table,
+    "readout": _readout_table,
+    "depth_probe": _probe_table,
 }

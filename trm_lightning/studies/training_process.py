@@ -1,9 +1,7 @@
 """The process that trains one run, or resumes it; see ``workers`` for several at a time."""
 
-import os
 import shutil
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,8 @@ from tqdm import tqdm
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import open_to_append
-from trm_lightning.studies.plan import PlannedRun
+from trm_lightning.studies.plan import PlannedRun, quoted
+from trm_lightning.studies.warm_start import Started, start
 
 if sys.platform != "win32":
     import fcntl
@@ -30,6 +29,7 @@ class TrainingProcess:
         run: what to train.
         flags: of the training command.
         workers: how many runs are trained at a time.
+        warm: start it in a process with everything loaded.
         process: None until it has started.
         log_start: where this process's output begins in the log.
         waits: another process is training in this run's folder.
@@ -38,7 +38,8 @@ class TrainingProcess:
     run: PlannedRun
     flags: list[str]
     workers: int
-    process: "subprocess.Popen[bytes] | None" = None
+    warm: bool = False
+    process: Started | None = None
     log_start: int = 0
     waits: bool = False
 
@@ -67,13 +68,9 @@ class TrainingProcess:
                 return
             self.waits, self.log_start = False, self.log_file.stat().st_size
             if not is_finished(self.run.folder):
-                self.process = subprocess.Popen(
-                    training_command(self.run, self.flags),
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=log,
-                    env={**_thread_limit(self.workers), **os.environ},
-                )
+                command = training_command(self.run, self.flags)
+                limit = _thread_limit(self.workers)
+                self.process = start(command, log.fileno(), limit, self.warm)
 
     def failure(self) -> str | None:
         """Return the last lines of a failed run's output; None where it did not fail.
@@ -96,12 +93,11 @@ class TrainingProcess:
 def training_command(run: PlannedRun, flags: list[str]) -> list[str]:
     """Return the command that starts a run, or resumes it where it has a checkpoint."""
     command = [sys.executable, "-m", "trm_lightning.train", *flags]
-    quoted = "'" + str(run.folder.resolve()).replace("\\", "\\\\").replace("'", "\\'") + "'"
     if _last_checkpoint(run.folder).is_file():
-        return [*command, f"resume={quoted}"]
+        return [*command, f"resume={quoted(run.folder)}"]
     if run.folder.exists():
         shutil.rmtree(run.folder)  # nothing was saved before the first checkpoint
-    return [*command, *run.overrides, f"hydra.run.dir={quoted}"]
+    return [*command, *run.overrides, f"hydra.run.dir={quoted(run.folder)}"]
 
 
 def is_finished(folder: Path) -> bool:

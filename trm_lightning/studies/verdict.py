@@ -9,10 +9,15 @@ Figure = dict[str, Any]
 
 
 def verdict(comparison: dict[str, Any]) -> list[str]:
-    """Return a sentence for each entry but the baseline; none before a run has ended."""
-    base = comparison["baseline"]
+    """Return a sentence for each entry but the baselines; none before a run has ended.
+
+    Where a study asks something of its own, its answers stand instead.
+    """
+    study = comparison.get("study") or {}
+    if study.get("verdict"):
+        return list(study["verdict"])
     return [
-        _sentence(entry, base)
+        _sentence(entry, entry["against"])
         for entry in comparison["entries"]
         if not entry["is_baseline"] and entry["metric"] is not None
     ]

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
 from tqdm import tqdm
 
 from trm_lightning.cli.overrides import merge
@@ -18,7 +19,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.stored_text import read_yaml_list
-from trm_lightning.studies.plan import Plan
+from trm_lightning.studies.plan import Plan, PlannedRun
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 
 POLL_SECONDS = 1.0
@@ -55,8 +56,14 @@ def train_all(
     started: list[TrainingProcess] = []
     with bar, _stopping(started, bar):
         while waiting or started:
-            while waiting and len(started) < workers:
-                started.append(TrainingProcess(waiting.pop(0), plan.call.flags(), workers))
+            while len(started) < workers and (run := _next(waiting, started)) is not None:
+                waiting.remove(run)
+                if run.after is not None and not is_finished(run.after):
+                    failures[run.folder] = f"it starts from {run.after.name}, which did not end"
+                    bar.update()
+                    continue
+                warm = _on_one_device(plan.configs.get(run.entry))
+                started.append(TrainingProcess(run, plan.call.flags(), workers, warm))
             _show(started, bar)
             for training in _ended(started):
                 started.remove(training)
@@ -68,6 +75,20 @@ def train_all(
                 after_each(failures)
                 bar.update()
     return failures
+
+
+def _next(waiting: list[PlannedRun], started: list[TrainingProcess]) -> PlannedRun | None:
+    """Return the first run that need not wait for another one's weights; None where all must."""
+    unfinished = {run.folder for run in waiting} | {training.run.folder for training in started}
+    return next((run for run in waiting if run.after not in unfinished), None)
+
+
+def _on_one_device(config: DictConfig | None) -> bool:
+    """Return whether a training config asks for a single process."""
+    if config is None:
+        return False
+    trainer = config.trainer
+    return trainer.get("devices", 1) == 1 and trainer.get("num_nodes", 1) == 1
 
 
 def refuse_other_settings(plan: Plan) -> None:

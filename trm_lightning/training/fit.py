@@ -23,7 +23,7 @@ from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import TimeShare
 from trm_lightning.runs.history import FILE
-from trm_lightning.runs.load import check_resumable, model_arguments
+from trm_lightning.runs.load import check_resumable, model_arguments, start_from
 from trm_lightning.runs.lock import sole_user
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
@@ -83,7 +83,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         )
     if launch.rank() == 0:
         drop_events_after(folder, *shown)
-    data.show(math.ceil(module.total_steps / module.model.n_supervision), start_batch=seen)
+    data.show(math.ceil(module.total_steps / module.steps_per_batch), start_batch=seen)
 
     log = TrainLog(cfg.log_every, folder / FILE, clock)
     finite = FiniteLoss(cfg.log_every)
@@ -212,8 +212,11 @@ def build_module(
 ) -> TrainingModule:
     """Build the model for the data's vocabulary, and what trains it."""
     model: LanguageModel = built(cfg, "model", **model_arguments(data.tokenizer))
+    if cfg.init_from is not None and not cfg.resume:
+        _log.info("%s", start_from(model, cfg.init_from))
     if cfg.compile:
         model.compile()
+    per_batch = 1 if cfg.accumulate_supervision else model.n_supervision
     return TrainingModule(
         model,
         optimizer=built(cfg, "optimizer"),
@@ -221,9 +224,10 @@ def build_module(
         supervised_tokens=data.supervised_tokens,
         grad_clip=cfg.grad_clip,
         ema_decay=cfg.ema_decay,
-        total_steps=total_steps(cfg.budget, data, model.n_supervision),
+        total_steps=total_steps(cfg.budget, data, per_batch),
         time_share=time_share,
         cuda_graph=cfg.cuda_graph,
+        accumulate_supervision=cfg.accumulate_supervision,
     )
 
 
@@ -234,7 +238,7 @@ def flops_per_token(model: LanguageModel, data: TextDataModule) -> float:
     return training_flops(model, windows, first) / windows.numel()
 
 
-def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) -> int:
+def total_steps(budget: DictConfig, data: TextDataModule, steps_per_batch: int) -> int:
     """Turn a budget into optimizer steps: the shortest of steps, tokens and epochs.
 
     A budget of seconds alone sets no limit here; :class:`TimeBudget` ends such a run.
@@ -245,8 +249,8 @@ def total_steps(budget: DictConfig, data: TextDataModule, n_supervision: int) ->
     per_batch = data.batch_size * data.window_size
     limits = {
         "steps": budget.steps,
-        "tokens": budget.tokens and n_supervision * budget.tokens / per_batch,
-        "epochs": budget.epochs and n_supervision * budget.epochs * data.batches_per_epoch,
+        "tokens": budget.tokens and steps_per_batch * budget.tokens / per_batch,
+        "epochs": budget.epochs and steps_per_batch * budget.epochs * data.batches_per_epoch,
     }
     given = {name: limit for name, limit in limits.items() if budget[name] is not None}
     if budget.seconds is not None:
@@ -279,7 +283,7 @@ def build_trainer(
         max_steps=module.total_steps,
         max_epochs=-1,
         min_epochs=0,
-        val_check_interval=math.ceil(cfg.eval_every / module.model.n_supervision),
+        val_check_interval=math.ceil(cfg.eval_every / module.steps_per_batch),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
         enable_checkpointing=False,

@@ -49,6 +49,8 @@ class TrainingModule(L.LightningModule):
         time_share: returns how much of a budget in seconds is used up, 0 to 1.
         cuda_graph: on one GPU, replay a training step as a CUDA graph where that is possible
             (``model.cuda_graph_safe``, :func:`can_be_graphed`).
+        accumulate_supervision: sum the gradients of a batch's supervision steps for one optimizer
+            step, instead of one after each.
 
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
@@ -67,6 +69,7 @@ class TrainingModule(L.LightningModule):
         total_steps: int = 0,
         time_share: TimeShare = lambda: 0.0,
         cuda_graph: bool = False,
+        accumulate_supervision: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -77,6 +80,7 @@ class TrainingModule(L.LightningModule):
         self.ema = None if ema_decay is None else EmaWeights(model, ema_decay)
         self.supervised_tokens = supervised_tokens
         self.cuda_graph = cuda_graph
+        self.accumulate_supervision = accumulate_supervision
         self._graphed: GraphedStep | None = None
         self.total_steps = total_steps
         self.time_share = time_share
@@ -122,7 +126,7 @@ class TrainingModule(L.LightningModule):
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
         """Train on one batch of ids (B, L) for all its supervision steps."""
         state, nats, grad_norm = None, [], torch.zeros((), device=tokens.device)
-        for _ in range(self.model.n_supervision):
+        for i in range(self.model.n_supervision):
             # Every process counts alike, so all leave the loop together.
             if self.optimizer_steps >= self.total_steps:
                 break
@@ -132,13 +136,19 @@ class TrainingModule(L.LightningModule):
                 nll, grad_norm = self._graphed.numbers
             else:
                 step = self.model.supervision_step(tokens, self._first(tokens), state)
-                grad_norm = self._backward(step.loss)
-                self._optimizer_step()
+                grad_norm = self._backward(step.loss, i)
+                if not self.accumulate_supervision or i == self.model.n_supervision - 1:
+                    self._optimizer_step()
                 state, nll = step.state, step.nll.detach()
             nats.append(nll)
         self.batches_seen += 1
         self.tokens_seen += tokens.numel() * self.trainer.world_size
         self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
+
+    @property
+    def steps_per_batch(self) -> int:
+        """Optimizer steps on one batch."""
+        return 1 if self.accumulate_supervision else self.model.n_supervision
 
     @property
     def validation_is_due(self) -> bool:
@@ -154,9 +164,15 @@ class TrainingModule(L.LightningModule):
         """Return the first position whose token counts in the loss."""
         return tokens.shape[1] - self.supervised_tokens
 
-    def _backward(self, loss: Tensor) -> Tensor:
-        self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+    def _backward(self, loss: Tensor, supervision_step: int = 0) -> Tensor:
+        """Return the gradient norm; where gradients add up, clipping comes with the last step."""
+        if not self.accumulate_supervision or supervision_step == 0:
+            self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        if self.accumulate_supervision:
+            loss = loss / self.model.n_supervision
         self.manual_backward(loss)
+        if self.accumulate_supervision and supervision_step < self.model.n_supervision - 1:
+            return loss.detach()
         return torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.grad_clip or float("inf")
         )

@@ -1,0 +1,137 @@
+"""Measurements of trained runs that a study is about: taken once per run, then averaged."""
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from trm_lightning.cli.screen import nearest
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation.rounding import number
+from trm_lightning.files import write_json
+from trm_lightning.runs.load import LoadedRun, load_run
+from trm_lightning.runs.stored_text import read_json
+from trm_lightning.studies.breaks import breaks, curve_point
+from trm_lightning.studies.intervals import estimate
+from trm_lightning.studies.probes import depth_probe, memory, readout
+from trm_lightning.studies.run_records import Group
+
+Values = dict[str, Any]
+MEASURES: dict[str, Callable[[LoadedRun], Values]] = {
+    "readout": readout,
+    "depth_probe": depth_probe,
+    "memory": memory,
+}
+
+
+def check_measure(name: str | None) -> None:
+    """Check the name of a measurement.
+
+    Raises:
+        UserError: for one that there is not.
+    """
+    if name is not None and name not in MEASURES:
+        raise UserError(
+            f"measure={name}: there is no such measurement{nearest(name, MEASURES)}",
+            f"There are: {', '.join(MEASURES)}.",
+        )
+
+
+def measure_all(
+    name: str, folders: Iterable[Path], trust: Iterable[str], progress: bool = True
+) -> None:
+    """Measure every finished run that has not been measured; keep ``<name>.json`` beside it."""
+    missing = [folder for folder in folders if not (folder / f"{name}.json").is_file()]
+    for folder in tqdm(missing, desc=name, unit="run", disable=not progress):
+        write_json(folder / f"{name}.json", MEASURES[name](load_run(folder, trust=trust)))
+
+
+def measured(name: str, groups: list[Group], axis: str | None = None) -> Values:
+    """Return the means of a measurement over each entry's runs, with sentences of verdict.
+
+    Args:
+        name: one of ``MEASURES``.
+        groups: the entries' runs.
+        axis: what the entries' ``at`` counts.
+
+    Raises:
+        UserError: for a file that holds something else.
+    """
+    own = [group for group in groups if group.entry.same_runs_as is None]
+    found = {group.entry.name: _read(name, group) for group in own}
+    try:
+        if name == "memory":
+            return _memory(own, found, str(axis))
+        entries = [{"name": n, **_averaged(list(of.values()))} for n, of in found.items() if of]
+        sentence = {"readout": _readout_sentence, "depth_probe": _probe_sentence}[name]
+        verdict = [sentence(entry) for entry in entries]
+    except (KeyError, TypeError, IndexError) as error:
+        raise UserError(
+            f"A {name}.json among the runs does not hold what it should: {error!r}.",
+            "Delete it; the same command measures that run again.",
+        ) from error
+    return {"entries": entries, "points": entries, "notes": [], "verdict": verdict}
+
+
+def _read(name: str, group: Group) -> dict[int, Values]:
+    """Return the measurements of an entry's runs by seed."""
+    files = {record.seed or 0: record.folder / f"{name}.json" for record in group.completed}
+    return {seed: read_json(file) for seed, file in files.items() if file.is_file()}
+
+
+def _memory(groups: list[Group], found: dict[str, dict[int, Values]], axis: str) -> Values:
+    """Return curves over ``at`` for trained and for held-out text, and their breaks."""
+    points = [
+        curve_point(
+            group.entry.name,
+            f"{group.entry.series}, {part.replace('_', ' ')}",
+            float(group.entry.at or 0),
+            {seed: content[part] for seed, content in found[group.entry.name].items()},
+        )
+        for group in groups
+        for part in ("trained_text", "held_out")
+        if found[group.entry.name]
+    ]
+    return {"points": points, **breaks(points, axis)}
+
+
+def _averaged(found: list[Any]) -> Any:
+    """Return containers of one shape with every float replaced by its estimate over them."""
+    first = found[0]
+    if isinstance(first, dict):
+        return {key: _averaged([content[key] for content in found]) for key in first}
+    if isinstance(first, list):
+        return [_averaged(list(items)) for items in zip(*found, strict=True)]
+    if isinstance(first, float):
+        mean = estimate(found)
+        assert mean is not None
+        return mean.as_dict()
+    return first
+
+
+def _readout_sentence(entry: Values) -> str:
+    fresh, own = entry["fresh_head"], entry["own_head"]
+    gain = own["held_out"]["mean"] - fresh["held_out"]["mean"]
+    return (
+        f"{entry['name']}: a fresh head on frozen states has {_nats(fresh['training_tenth'])} nats "
+        f"per token on a tenth of the training text's states and {_nats(fresh['held_out'])} on "
+        f"held-out text, where the model's own head has {_nats(own['held_out'])}: there it "
+        f"{'gains' if gain > 0 else 'loses'} {abs(gain):.3f} nats."
+    )
+
+
+def _probe_sentence(entry: Values) -> str:
+    first, last = entry["readings"][0], entry["readings"][-1]
+    told = [
+        f"{what} {_nats(first['scores'][what]['nats'])} to {_nats(last['scores'][what]['nats'])}"
+        for what in first["scores"]
+    ]
+    return (
+        f"{entry['name']}: from pass {first['pass']} to pass {last['pass']} the nats of a linear "
+        f"probe go, for {'; for '.join(told)} (the model's own head: {_nats(entry['own_head'])})."
+    )
+
+
+def _nats(figure: Values) -> str:
+    return number(figure["mean"], figure["half_width"])

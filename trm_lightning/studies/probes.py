@@ -1,0 +1,219 @@
+"""What is measured of a trained, frozen model: linear probes of its states, and its memory.
+
+A probe is a fresh linear layer with softmax. Shapes: N positions, D width,
+V vocabulary, T tokens of a window.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.errors import UserError
+from trm_lightning.evaluation import score_windows
+from trm_lightning.evaluation.command import open_data
+from trm_lightning.models import LanguageModel, Reading
+from trm_lightning.runs.load import LoadedRun
+
+# A state is named by the paper's symbol, the refinement, and the latent updates in it.
+Name = tuple[str, int, int]
+# What a probe predicts at position t, as an offset: its token, the one after, the one before.
+OFFSETS = {"the next token": 0, "the token after it": 1, "the last token read": -1}
+EPOCHS, BATCH, RATE = 20, 1024, 1e-2
+N_TRAIN, N_EVAL = 60_000, 30_000  # positions
+
+
+@dataclass(frozen=True)
+class States:
+    """Frozen states and the tokens around them.
+
+    Attributes:
+        features: (N, D) by name.
+        targets: (N,) ids by what they are (``OFFSETS``).
+        nats: (N,) of the model's own head for the next token.
+    """
+
+    features: dict[Name, Tensor]
+    targets: dict[str, Tensor]
+    nats: Tensor
+
+
+def readout(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
+    """Train a fresh head on the last states of training text, as the notes did, and score it.
+
+    Their "validation" was a random tenth of the states of the training split: text that the frozen
+    model was trained on. Here it stands beside held-out text.
+
+    Returns:
+        Nats per token: ``own_head`` and ``fresh_head``, each on ``training_tenth`` and
+        ``held_out`` text.
+    """
+    data = open_data(run)
+    train, held_out = (collect(run.model, data, split, n, False) for split, n in _SIZES)
+    [(name, features)] = train.features.items()
+    order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
+    tenth, rest = order[: len(order) // 10], order[len(order) // 10 :]
+    target = "the next token"
+    probe = LinearProbe(features[rest], train.targets[target][rest], data.vocab_size, seed)
+    return {
+        "own_head": {
+            "training_tenth": float(train.nats[tenth].mean()),
+            "held_out": float(held_out.nats.mean()),
+        },
+        "fresh_head": {
+            "training_tenth": probe.score(features[tenth], train.targets[target][tenth])[0],
+            "held_out": probe.score(held_out.features[name], held_out.targets[target])[0],
+        },
+        "n_train": len(rest),
+        "n_held_out": len(held_out.nats),
+    }
+
+
+def depth_probe(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
+    """Train a probe on every state after every pass, for each of ``OFFSETS``, and score it.
+
+    Returns:
+        ``readings``: symbol, refinement, recursion, pass, and nats and accuracy on held-out text
+        by what is predicted; ``own_head``: the model's nats on the same positions.
+
+    Raises:
+        UserError: for a model without states to read.
+    """
+    data = open_data(run)
+    train, held_out = (collect(run.model, data, split, n, True) for split, n in _SIZES)
+    readings = []
+    for name, features in train.features.items():
+        symbol, refinement, recursion = name
+        scores = {}
+        for target, ids in train.targets.items():
+            probe = LinearProbe(features, ids, data.vocab_size, seed)
+            nats, accuracy = probe.score(held_out.features[name], held_out.targets[target])
+            scores[target] = {"nats": nats, "accuracy": accuracy}
+        per_refinement = run.model.n_recursions + 1
+        n_passes = (refinement - 1) * per_refinement + recursion + (symbol == "y")
+        readings.append(
+            {
+                "symbol": symbol,
+                "refinement": refinement,
+                "recursion": recursion,
+                "pass": n_passes,
+                "scores": scores,
+            }
+        )
+    return {"readings": readings, "own_head": float(held_out.nats.mean())}
+
+
+def memory(run: LoadedRun) -> dict[str, Any]:
+    """Score the text that a run was trained on beside held-out text, as it is scored itself.
+
+    Returns:
+        Nats per token of ``trained_text`` and ``held_out`` text.
+    """
+    data = open_data(run)
+    name, log_probs = next(iter(run.model.scorers().items()))
+    device = next(run.model.parameters()).device
+    trained = data.splits["train"].tokens[: min(data.train_tokens or N_EVAL, N_EVAL)]
+    found = {}
+    for part, tokens in (("trained_text", trained), ("held_out", data.splits["val"].tokens)):
+        like = data.eval_windows("val")
+        windows = EvalWindows(tokens[:N_EVAL], like.window_size, like.stride, like.batch_size)
+        total = score_windows(log_probs, windows, device)
+        found[part] = total.nats / total.tokens
+    return {**found, "score": name, "n_trained": len(trained)}
+
+
+_SIZES = (("train", N_TRAIN), ("val", N_EVAL))
+
+
+@torch.no_grad()
+def collect(
+    model: LanguageModel, data: TextDataModule, split: str, n: int, every_pass: bool
+) -> States:
+    """Gather states of whole windows, spread over a split, of about ``n`` positions.
+
+    Positions whose neighbours are not in the window are left out.
+
+    Raises:
+        UserError: for a model without states to read.
+    """
+    device = next(model.parameters()).device
+    length = data.window_size
+    tokens = torch.from_numpy(data.splits[split].tokens[:].astype("int64"))
+    starts = torch.linspace(0, len(tokens) - length, max(1, n // (length - 2))).long()
+    features: dict[Name, list[Tensor]] = {}
+    targets: dict[str, list[Tensor]] = {what: [] for what in OFFSETS}
+    nats = []
+    depth = model.scoring_depth
+    for chosen in starts.split(max(1, 4096 // length)):
+        window = tokens[chosen[:, None] + torch.arange(length)].to(device)
+        for what, offset in OFFSETS.items():
+            targets[what].append(window.roll(-offset, 1)[:, 1:-1].flatten().cpu())
+        readings = model.trace(window, 0, depth, depth if every_pass else 0)
+        for reading in readings if every_pass else [list(readings)[-1]]:
+            for name, states in _named(reading, model):
+                features.setdefault(name, []).append(states[:, 1:-1].flatten(0, 1).cpu())
+            last = reading
+        picked = last.log_probs.gather(2, window[:, :, None])[:, 1:-1, 0]
+        nats.append(-picked.flatten().cpu())
+    if not features:
+        raise UserError(
+            f"{type(model).__name__} shows no states that a probe could read.",
+            "Its trace() must give them; see docs/extending.md.",
+        )
+    found = {name: torch.cat(parts).float() for name, parts in features.items()}
+    if not every_pass:
+        found = {name: states for name, states in found.items() if name[0] == "y"}
+    return States(found, {k: torch.cat(v) for k, v in targets.items()}, torch.cat(nats))
+
+
+def _named(reading: Reading, model: LanguageModel) -> list[tuple[Name, Tensor]]:
+    """Return a reading's states by name: z after each latent update, y after a whole refinement."""
+    whole = reading.recursion == model.n_recursions
+    if reading.refinement == 0 and model.scoring_depth:
+        return []  # zeros, before anything has run
+    names = [symbol for symbol in reading.states if symbol != "y" or whole]
+    return [
+        ((symbol, reading.refinement, reading.recursion), reading.states[symbol])
+        for symbol in names
+    ]
+
+
+class LinearProbe:
+    """A linear layer with softmax, trained on frozen features.
+
+    Args:
+        features: (N, D).
+        targets: (N,) ids.
+        vocab_size: V.
+        seed: of the order of the batches.
+    """
+
+    def __init__(self, features: Tensor, targets: Tensor, vocab_size: int, seed: int) -> None:
+        self.mean, self.spread = features.mean(0), features.std(0) + 1e-6
+        layer = torch.nn.Linear(features.shape[1], vocab_size)
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+        optimizer = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=1e-3)
+        n_steps = EPOCHS * -(-len(features) // BATCH)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
+        random, inputs = torch.Generator().manual_seed(seed), self._normed(features)
+        for _ in range(EPOCHS):
+            for rows in torch.randperm(len(inputs), generator=random).split(BATCH):
+                loss = torch.nn.functional.cross_entropy(layer(inputs[rows]), targets[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+        self.layer = layer
+
+    @torch.no_grad()
+    def score(self, features: Tensor, targets: Tensor) -> tuple[float, float]:
+        """Return nats per token and the share of tokens that are guessed right."""
+        logits = self.layer(self._normed(features))
+        nats = torch.nn.functional.cross_entropy(logits.double(), targets)
+        return float(nats), float((logits.argmax(1) == targets).double().mean())
+
+    def _normed(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.spread
