@@ -26,6 +26,11 @@ def open_windows(data: TextDataModule, split: str, max_tokens: int | None) -> Ev
     Raises:
         UserError: for an unknown split, or nothing to score.
     """
+    if not data.is_running_text:
+        raise UserError(
+            f"{data.name} scores blanks and no running text, so there is nothing to analyze.",
+            "Analyze a run on running text, such as data=shakespeare_word.",
+        )
     whole = data.eval_windows(split)
     if max_tokens is not None and max_tokens < 1:
         raise UserError(f"max_tokens must be at least 1, or null for the split (is {max_tokens}).")

@@ -6,6 +6,7 @@ from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.datamodule import TextDataModule
 from trm_lightning.data.eval_windows import EvalWindows
+from trm_lightning.data.infilling import InfillingDataModule
 from trm_lightning.data.shakespeare import TinyShakespeare
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.token_cache import TokenSplit
@@ -22,6 +23,7 @@ __all__ = [
     "Corpus",
     "EvalWindows",
     "GPT2Tokenizer",
+    "InfillingDataModule",
     "TextCorpus",
     "TextCounts",
     "TextDataModule",

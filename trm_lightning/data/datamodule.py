@@ -55,6 +55,8 @@ class TextDataModule(LightningDataModule):
         UserError: values out of range (all of them at once).
     """
 
+    is_running_text = True  # whether evaluation scores a split's tokens one after the other
+
     def __init__(
         self,
         name: str,
@@ -255,10 +257,13 @@ class TextDataModule(LightningDataModule):
                 f"There are no evaluation windows of {length} tokens with a stride of {stride}.",
                 "The stride must be 1 to the window size.",
             )
-        if batch_size is None:
-            n_tokens = min(self.eval_batch_tokens, MAX_BATCH_SCORES // self.vocab_size)
-            batch_size = max(1, n_tokens // length)
+        batch_size = batch_size or self.eval_batch_size(length)
         return EvalWindows(self.splits[split].tokens, length, stride, batch_size, rank, world_size)
+
+    def eval_batch_size(self, window_size: int) -> int:
+        """Return how many windows ``eval_batch_tokens`` and memory allow."""
+        n_tokens = min(self.eval_batch_tokens, MAX_BATCH_SCORES // self.vocab_size)
+        return max(1, n_tokens // window_size)
 
     def train_dataloader(self) -> TrainBatches:
         """Return this process's training batches."""
