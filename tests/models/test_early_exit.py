@@ -187,3 +187,61 @@ def test_halting_does_not_go_over_supervision_steps() -> None:
 def test_a_bound_must_be_over_zero(below: float) -> None:
     with pytest.raises(UserError, match="exit_threshold"):
         make_model("looped", below)
+
+
+def judged(exit_threshold: float | None) -> Looped:
+    """A net with a halting head whose judgement differs from state to state."""
+    model = make_model("looped", exit_threshold, halt_loss_weight=0.5)
+    assert isinstance(model, Looped) and model.halt is not None
+    with torch.no_grad():
+        generator = torch.Generator().manual_seed(4)
+        model.halt.weight.copy_(0.5 * torch.randn(model.halt.weight.shape, generator=generator))
+        model.halt.bias.fill_(-1.0)
+    return model
+
+
+@torch.no_grad()
+def test_a_halting_head_decides_by_its_probability() -> None:
+    """With chunks of one token each state decides alone, on its own answer."""
+    tokens = some_tokens()
+    never, at_once = judged(1.0), judged(1e-9)
+    assert bool((never.depths(tokens) == DEPTH).all())
+    assert bool((at_once.depths(tokens) == 1).all())
+    some = judged(0.4)
+    depths = some.depths(tokens)
+    assert 1 < depths.double().mean() < DEPTH
+    window = some._open(tokens, 0)
+    first = window.scored(some._answers(window.blocks_pass, 1)[1])
+    assert some.halt is not None
+    chunks = some.halt(first).sigmoid()[..., 0].unflatten(1, (-1, 3))
+    # The chunk's first state is in a group with its look-ahead states, so it is left out.
+    stops = chunks[:, :, 1:] > 0.4
+    assert torch.equal(depths.unflatten(1, (-1, 3))[:, :, 1:] == 1, stops)
+
+
+def test_a_net_with_a_halting_head_passes_the_audit() -> None:
+    net = judged(0.4)
+    result = audit(net, thorough=False, decode=decoder(net))
+    assert result.failed == [], str(result)
+
+
+def test_the_halting_loss_is_of_right_and_wrong_answers_and_moves_the_head_alone() -> None:
+    tokens, net = some_tokens(), judged(None).train()
+    plain = make_model("looped", None).train()
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if "halt" not in k})
+    step, without = net.supervision_step(tokens), plain.supervision_step(tokens)
+    out = net(tokens)
+    answers = torch.stack([*out.intermediate, out.answer])
+    assert net.halt is not None and len(answers) == DEPTH
+    guesses = net.halt(answers)[..., 0].sigmoid()
+    right = net.distribution(answers).argmax(-1) == tokens
+    expected = -torch.where(right, guesses, 1 - guesses).log().mean()
+    torch.testing.assert_close(step.loss, without.loss + 0.5 * expected)
+    step.loss.backward()
+    without.loss.backward()
+    for (name, ours), (_, theirs) in zip(
+        ((n, p) for n, p in net.named_parameters() if "halt" not in n),
+        plain.named_parameters(), strict=True,
+    ):  # fmt: skip
+        torch.testing.assert_close(ours.grad, theirs.grad, msg=name)
+    assert net.halt.weight.grad is not None and bool(net.halt.weight.grad.abs().sum() > 0)

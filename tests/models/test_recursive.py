@@ -209,3 +209,19 @@ def test_the_loss_has_every_part_at_its_weight() -> None:
     expected = expected + 0.2 * ahead[:, later].mean()
     torch.testing.assert_close(step.loss.detach(), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(step.nll.detach(), nats[2].mean(), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_without_visibility_each_state_of_a_chunk_sees_the_text_and_itself_alone() -> None:
+    """A chunk's second token then scores as if its chunk began with it, query and all."""
+    made = {**SMALL, "n_refinements": 2, "chunk_size": 3}
+    apart = Looped(**made, chunk_visibility=False)
+    together = Looped(**made)
+    randomised(apart)
+    together.double().load_state_dict(apart.state_dict())
+    tokens = torch.randint(11, (2, 12), generator=torch.Generator().manual_seed(0))
+    isolated = together.ablations()["no mutual visibility"][1](tokens, 0)
+    torch.testing.assert_close(apart.log_probs(tokens), isolated)
+    assert not torch.allclose(apart.log_probs(tokens), together.log_probs(tokens))
+    assert "no mutual visibility" not in apart.ablations()
+    assert apart.open_window() is None

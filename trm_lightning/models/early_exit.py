@@ -1,13 +1,14 @@
-"""Adaptive depth: states stop being refined when a refinement no longer changes their answer.
+"""Adaptive depth: states stop being refined when their answer is done.
 
-Looks for a fixed point instead of learning when to halt (as the TRM paper does): there is no
-second loss, and the decision cannot depend on the token to predict.
+By default that is where a refinement no longer changes the answer, a fixed point: there is no
+second loss. With a halting head it is where the head, as in the TRM paper, expects the answer to be
+right. Neither knows the token to predict.
 
 Shapes: B rows, S states, D width.
 """
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 State = tuple[Tensor, ...]  # the answer y first, then a latent z where there is one; (B, S, D) each
 
@@ -20,13 +21,16 @@ class EarlyExit:
 
     Args:
         threshold: a group exits when a refinement changes its answers by less than this part of
-            their norm (mean over the group).
+            their norm (mean over the group); with ``halt``, when the mean probability of its
+            answers being right exceeds this.
         groups: (S,) the exit group of each state, 0, 1, ….
+        halt: maps answers (B, S, D) to the logit (B, S, 1) of being right; None for a fixed point.
     """
 
-    def __init__(self, threshold: float, groups: Tensor) -> None:
+    def __init__(self, threshold: float, groups: Tensor, halt: nn.Module | None = None) -> None:
         self.threshold = threshold
         self.groups = groups
+        self.halt = halt
         self._sizes = groups.bincount()
         self._active: Tensor | None = None  # (B, S, 1)
 
@@ -40,12 +44,19 @@ class EarlyExit:
         if self._active is not None:
             active = self._active
             new = tuple(torch.where(active, b, a) for a, b in zip(old, new, strict=True))
-        active = self._changes(old[0].detach(), new[0].detach()) >= self.threshold
+        if self.halt is None:
+            active = self._changes(old[0].detach(), new[0].detach()) >= self.threshold
+        else:
+            right = self.halt(new[0].detach()).sigmoid()[:, :, 0]
+            active = self._group_means(right) <= self.threshold
         self._active = active if self._active is None else self._active & active
         return new
 
     def _changes(self, old: Tensor, new: Tensor) -> Tensor:
         """Return the relative change of each state's group, (B, S, 1)."""
-        change = (new - old).norm(dim=-1) / new.norm(dim=-1)
-        total = change.new_zeros(len(change), len(self._sizes)).index_add_(1, self.groups, change)
+        return self._group_means((new - old).norm(dim=-1) / new.norm(dim=-1))
+
+    def _group_means(self, values: Tensor) -> Tensor:
+        """Return the mean of each state's group, (B, S, 1)."""
+        total = values.new_zeros(len(values), len(self._sizes)).index_add_(1, self.groups, values)
         return (total / self._sizes)[:, self.groups, None]

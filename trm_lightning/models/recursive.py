@@ -64,10 +64,14 @@ class Recursive(Transformer):
         factorization: ``left_to_right``, token j of a chunk given the ones before it, an exact
             chain rule; ``parallel``, a chunk's tokens independent of each other given the context.
         exit_threshold: states stop where a refinement changes their answer by less than this part
-            of its norm; None for the full depth. See :class:`EarlyExit`.
+            of its norm; with a halting head, where that gives a higher probability of being
+            right; None for the full depth. See :class:`EarlyExit`.
         intermediate_loss_weight: weight in the loss of the answer after each refinement before
             the last, where it carries gradient.
         lookahead_loss_weight: weight in the loss of the other factorization's predictions.
+        halt_loss_weight: weight in the loss of a head that learns, after each refinement with
+            gradient, whether the likeliest token is the right one (the paper's halting target);
+            0 for no such head.
         chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
             of those sees itself and the text alone.
         transformer: the arguments of :class:`Transformer`.
@@ -89,6 +93,7 @@ class Recursive(Transformer):
         exit_threshold: float | None = None,
         intermediate_loss_weight: float = 0.0,
         lookahead_loss_weight: float = 0.1,
+        halt_loss_weight: float = 0.0,
         chunk_visibility: bool = True,
         **transformer: Any,
     ) -> None:
@@ -107,9 +112,17 @@ class Recursive(Transformer):
         self.intermediate_loss_weight = intermediate_loss_weight
         self.lookahead_loss_weight = lookahead_loss_weight
         self.chunk_visibility = chunk_visibility
+        self.halt_loss_weight = halt_loss_weight
         if self.norm == "post":
             # Match the unit-RMS states that the embeddings are added to in every pass.
             self.embedding_scale = math.sqrt(self.width)
+        self.halt: nn.Linear | None = None
+        if halt_loss_weight > 0:
+            self.halt = nn.Linear(self.width, 1)
+            nn.init.zeros_(self.halt.weight)
+            nn.init.constant_(
+                self.halt.bias, -5.0
+            )  # as the paper: do not halt before it is learned
         self.query: nn.Parameter | None = None
         if chunk_size > 1:
             std = 0.02 * self.embedding_scale
@@ -141,7 +154,7 @@ class Recursive(Transformer):
         no_grad = max(depth - self.backprop_depth, 0) if self.training else 0
         exits = None
         if self.exit_threshold is not None:
-            exits = EarlyExit(self.exit_threshold, run.exit_groups)
+            exits = EarlyExit(self.exit_threshold, run.exit_groups, self.halt)
         for i in range(depth):
             if exits is not None and not self.training and exits.all_exited:
                 self.skip(run, state)
@@ -189,7 +202,18 @@ class Recursive(Transformer):
         if out.lookahead is not None:
             ahead = self.nll(out.lookahead, targets[:, out.lookahead_columns])
             loss = loss + self.lookahead_loss_weight * ahead
+        if self.halt is not None:
+            answers = torch.stack([*out.intermediate, out.answer])
+            loss = loss + self.halt_loss_weight * self._halting_loss(self.halt, answers, targets)
         return SupervisionStep(loss, nll, out.state)
+
+    def _halting_loss(self, halt: nn.Linear, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the cross-entropy of guessing which answers (R, B, T, D) are right."""
+        with torch.no_grad():
+            right = (self.logits(answers).argmax(dim=-1) == targets).to(answers.dtype)
+        # The head learns to judge the answers; they do not learn to please it.
+        logits = halt(answers.detach())[..., 0]
+        return nn.functional.binary_cross_entropy_with_logits(logits, right)
 
     def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
         """See :meth:`LanguageModel.training_log_probs`."""

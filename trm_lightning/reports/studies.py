@@ -12,6 +12,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from trm_lightning.reports.colors import FAINT, FAMILIES, INK, OTHERS, Style
 from trm_lightning.reports.document import Number, Picture, Section
 from trm_lightning.reports.plots import add_legend, new_axes, short_number, whole_numbers
+from trm_lightning.studies.breaks import CERTAIN
 from trm_lightning.studies.frontier import Envelope
 from trm_lightning.studies.power_law import Curve
 from trm_lightning.studies.study_table import (
@@ -182,7 +183,7 @@ def break_figure(study: Values, styles: Styles) -> Figure:
         points = sorted(points, key=lambda point: float(point["at"]))
         _draw_over(axes, styles[name], points, "nats", name)
     for found in study["breaks"]:
-        if found["at"] is not None and found["aicc_change"] < -2:
+        if found["at"] is not None and found["p"] < CERTAIN:
             color = styles[found["series"]].color
             axes.axvspan(found["low"], found["high"], color=color, alpha=0.12, linewidth=0)
             axes.axvline(found["at"], color=color, linewidth=0.8)
@@ -241,6 +242,21 @@ def probe_figure(study: Values, styles: Styles) -> Figure:
     return figure
 
 
+def exit_figure(study: Values, styles: Styles) -> Figure:
+    """Draw nats over refinements per token: lines at fixed depth, markers with early exit."""
+    figure, axes = new_axes("Early exit", "refinements per token", "nats per token")
+    for k, entry in enumerate(study["entries"]):
+        color = PALETTE[k % len(PALETTE)]
+        kinds = (("fixed depth", entry["fixed"], "-"), (entry["rule"], entry["early"], "o"))
+        for kind, points, mark in kinds:
+            axes.plot(
+                [p["depth"]["mean"] for p in points], [p["nats"]["mean"] for p in points], mark,
+                markersize=4, linewidth=1.2, color=color, label=f"{entry['name']}, {kind}",
+            )  # fmt: skip
+    add_legend(axes)
+    return figure
+
+
 _PICTURES: dict[str, tuple[str, Callable[[Values, Styles], Figure]]] = {
     "frontier": (
         "Best perplexity over what it costs, both logarithmic: means over seeds with 95 % "
@@ -260,6 +276,7 @@ _PICTURES: dict[str, tuple[str, Callable[[Values, Styles], Figure]]] = {
         break_figure,
     ),
     "readout": ("Means over seeds with 95 % intervals; left is better.", readout_figure),
+    "exits": ("Means over seeds; lower is better.", exit_figure),
     "depth_probe": (
         "Nats of a fresh linear layer on frozen states, held-out text; means over seeds.",
         probe_figure,

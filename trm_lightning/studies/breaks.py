@@ -5,12 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from trm_lightning.evaluation.rounding import NONE, fixed
 from trm_lightning.studies.intervals import estimate
 
 Values = dict[str, Any]
 Array = np.ndarray[Any, np.dtype[np.float64]]
 N_RESAMPLES = 1000
+CERTAIN = 0.05  # p below which a break is told
 N_PLACES = 60  # tried for the break, between the second point and the last but one
 LEAST_PLACES = 5  # distinct values of ``at`` that two lines need
 
@@ -18,9 +18,9 @@ LEAST_PLACES = 5  # distinct values of ``at`` that two lines need
 def breaks(points: list[Values], axis: str, expected: float = 1.0) -> Values:
     """Return for each series of points where two lines meet best and whether they are needed.
 
-    Nats per token over the logarithm of ``at``. The corrected Akaike criterion (AICc) weighs two
-    joined lines (four numbers) against one (two); below −2 the break is worth its numbers. The
-    interval is of residuals drawn anew around the two lines.
+    Nats per token over the logarithm of ``at``. Two joined lines always fit better than one; ``p``
+    is how often they do so by as much where the truth is one line with the same residuals. The
+    interval of the break is of residuals drawn anew around the two lines.
 
     Args:
         points: with ``series``, ``at`` and nats ``by_seed``.
@@ -42,60 +42,74 @@ def curve_point(name: str, series: str, at: float, nats: dict[int, float]) -> Va
 
 def _break(series: str, points: list[Values]) -> Values:
     """Fit a series; all Nones where it has too few places."""
-    nothing: Values = dict.fromkeys(("at", "low", "high", "aicc_change", "slopes", "line"))
+    nothing: Values = dict.fromkeys(("at", "low", "high", "p", "slopes"))
     pairs = [(p["at"], nats) for p in points for nats in p["by_seed"].values()]
     if len({at for at, _ in pairs}) < LEAST_PLACES:
         return {"series": series, "n": len(pairs), **nothing}
-    x = np.log([at for at, _ in pairs])
+    lines = _Lines(np.log([at for at, _ in pairs]))
     y = np.array([nats for _, nats in pairs])
-    line = np.polyfit(x, y, 1)
-    place, fitted, slopes = _two_lines(x, y)
-    change = _aicc(y - fitted, 4) - _aicc(y - np.polyval(line, x), 2)
-    random = np.random.default_rng(0)
-    residuals = y - fitted
-    places = [
-        _two_lines(x, fitted + random.choice(residuals, len(y)))[0] for _ in range(N_RESAMPLES)
-    ]
-    low, high = np.exp(np.quantile(places, [0.025, 0.975]))
+    place, fitted, slopes = lines.two(y)
+    around = [lines.one(y[None])[0], fitted]
+    from_one, from_two = (_drawn_around(fit, y, n) for fit, n in zip(around, (2, 4), strict=True))
+    low, high = np.exp(np.quantile(lines.places[lines.errors(from_two).argmin(0)], [0.025, 0.975]))
+    gain = lines.gain(y[None])[0]
     return {
         "series": series,
         "n": len(pairs),
         "at": math.exp(place),
         "low": float(low),
         "high": float(high),
-        "aicc_change": float(change),
+        "p": float((lines.gain(from_one) >= gain).mean()),
         "slopes": slopes,
-        "line": [float(value) for value in line],
     }
 
 
-def _two_lines(x: Array, y: Array) -> tuple[float, Array, list[float]]:
-    """Return where two joined lines meet that fit best, what they say, and their slopes."""
-    inner = np.unique(x)[1:-1]
-    best: tuple[float, float, Array, list[float]] | None = None
-    for place in np.linspace(inner[0], inner[-1], N_PLACES):
-        design = np.stack([np.ones_like(x), x, np.maximum(x - place, 0)], axis=1)
-        weights, *_ = np.linalg.lstsq(design, y, rcond=None)
-        fitted = design @ weights
-        error = float(((y - fitted) ** 2).sum())
-        if best is None or error < best[0]:
-            best = (
-                error,
-                float(place),
-                fitted,
-                [float(weights[1]), float(weights[1] + weights[2])],
-            )
-    assert best is not None
-    return best[1:]
+def _drawn_around(fit: Array, y: Array, n_numbers: int) -> Array:
+    """Return samples (R, N): the fit with its residuals drawn anew, scaled to be unbiased."""
+    left = (y - fit) * math.sqrt(len(y) / (len(y) - n_numbers))
+    return fit + np.random.default_rng(0).choice(left, (N_RESAMPLES, len(y)))
 
 
-def _aicc(residuals: Array, n_numbers: int) -> float:
-    """Return the corrected Akaike criterion of a least-squares fit; the spread counts as one."""
-    n, k = len(residuals), n_numbers + 1
-    if n - k - 1 <= 0:
-        return math.inf
-    spread = max(float((residuals**2).mean()), 1e-12)
-    return n * math.log(spread) + 2 * k + 2 * k * (k + 1) / (n - k - 1)
+class _Lines:
+    """Least squares of one line, and of two that meet at any of some places, for many samples.
+
+    Args:
+        x: (N,).
+    """
+
+    def __init__(self, x: Array) -> None:
+        inner = np.unique(x)[1:-1]
+        self.places = np.linspace(inner[0], inner[-1], N_PLACES)
+        ones = np.ones_like(x)
+        self.designs = [
+            np.stack([ones, x, np.maximum(x - place, 0)], axis=1) for place in self.places
+        ]
+        # Each projects samples onto what its lines can say.
+        self.projections = [design @ np.linalg.pinv(design) for design in self.designs]
+        line = np.stack([ones, x], axis=1)
+        self.line = line @ np.linalg.pinv(line)
+
+    def one(self, samples: Array) -> Array:
+        """Return what one line says of samples (R, N)."""
+        fitted: Array = samples @ self.line
+        return fitted
+
+    def errors(self, samples: Array) -> Array:
+        """Return the squared errors of two lines by place and sample, (P, R)."""
+        return np.stack([((samples - samples @ p) ** 2).sum(1) for p in self.projections])
+
+    def gain(self, samples: Array) -> Array:
+        """Return the factor by which two lines lessen the squared error of one, (R,)."""
+        one = ((samples - self.one(samples)) ** 2).sum(1)
+        factor: Array = one / np.maximum(self.errors(samples).min(0), 1e-12)
+        return factor
+
+    def two(self, y: Array) -> tuple[float, Array, list[float]]:
+        """Return where two lines meet best, what they say, and their slopes."""
+        best = int(self.errors(y[None])[:, 0].argmin())
+        weights = np.linalg.pinv(self.designs[best]) @ y
+        slopes = [float(weights[1]), float(weights[1] + weights[2])]
+        return float(self.places[best]), self.designs[best] @ weights, slopes
 
 
 def _sentence(found: Values, axis: str, expected: float) -> str:
@@ -104,19 +118,13 @@ def _sentence(found: Values, axis: str, expected: float) -> str:
         return (
             f"{name}: fewer than {LEAST_PLACES} places on the axis, so no break can be looked for."
         )
-    if not found["aicc_change"] < -2:
-        return (
-            f"{name}: no break; one straight line does as well as two "
-            f"(AICc {_signed(found['aicc_change'])} for the second)."
-        )
+    chance = f"p = {found['p']:.3f}"
+    if found["p"] >= CERTAIN:
+        return f"{name}: no break can be told from one straight line ({chance})."
     near = found["low"] <= expected <= found["high"]
     return (
         f"{name}: the curve bends at {found['at']:.2g} {axis} (95 % interval {found['low']:.2g} to "
-        f"{found['high']:.2g}, AICc {_signed(found['aicc_change'])}), which "
-        f"{'includes' if near else 'excludes'} {expected:g}; nats per token go by "
-        f"{found['slopes'][0]:+.2f} per e-fold before it and {found['slopes'][1]:+.2f} after."
+        f"{found['high']:.2g}, {chance}), which {'includes' if near else 'excludes'} {expected:g}; "
+        f"nats per token go by {found['slopes'][0]:+.2f} per e-fold before it and "
+        f"{found['slopes'][1]:+.2f} after."
     )
-
-
-def _signed(value: float) -> str:
-    return NONE if math.isinf(value) else fixed(value, 1) if value < 0 else f"+{fixed(value, 1)}"

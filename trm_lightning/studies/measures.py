@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm import tqdm
 
 from trm_lightning.cli.screen import nearest
@@ -14,13 +15,14 @@ from trm_lightning.runs.load import LoadedRun, load_run
 from trm_lightning.runs.stored_text import read_json
 from trm_lightning.studies.breaks import breaks, curve_point
 from trm_lightning.studies.intervals import estimate
-from trm_lightning.studies.probes import depth_probe, memory, readout
+from trm_lightning.studies.probes import depth_probe, exits, memory, readout
 from trm_lightning.studies.run_records import Group
 
 Values = dict[str, Any]
 MEASURES: dict[str, Callable[[LoadedRun], Values]] = {
     "readout": readout,
     "depth_probe": depth_probe,
+    "exits": exits,
     "memory": memory,
 }
 
@@ -64,8 +66,7 @@ def measured(name: str, groups: list[Group], axis: str | None = None) -> Values:
         if name == "memory":
             return _memory(own, found, str(axis))
         entries = [{"name": n, **_averaged(list(of.values()))} for n, of in found.items() if of]
-        sentence = {"readout": _readout_sentence, "depth_probe": _probe_sentence}[name]
-        verdict = [sentence(entry) for entry in entries]
+        verdict = [_SENTENCES[name](entry) for entry in entries]
     except (KeyError, TypeError, IndexError) as error:
         raise UserError(
             f"A {name}.json among the runs does not hold what it should: {error!r}.",
@@ -131,6 +132,30 @@ def _probe_sentence(entry: Values) -> str:
         f"{entry['name']}: from pass {first['pass']} to pass {last['pass']} the nats of a linear "
         f"probe go, for {'; for '.join(told)} (the model's own head: {_nats(entry['own_head'])})."
     )
+
+
+def _exit_sentence(entry: Values) -> str:
+    """Compare early exit with the fixed depth of as many refinements, where it helps most."""
+    fixed = entry["fixed"]
+    at, nats = ([point[key]["mean"] for point in fixed] for key in ("depth", "nats"))
+    gains = [
+        (float(np.interp(point["depth"]["mean"], at, nats)) - point["nats"]["mean"], point)
+        for point in entry["early"]
+    ]
+    gain, best = max(gains, key=lambda pair: pair[0])
+    return (
+        f"{entry['name']}: full depth {at[-1]:g} costs {_nats(fixed[-1]['nats'])} nats per token. "
+        f"Exit by {entry['rule']} is best beside a fixed depth at {best['depth']['mean']:.2f} "
+        f"refinements per token, {_nats(best['nats'])} nats: {abs(gain):.4f} "
+        f"{'fewer' if gain > 0 else 'more'} than so many for every token."
+    )
+
+
+_SENTENCES: dict[str, Callable[[Values], str]] = {
+    "readout": _readout_sentence,
+    "depth_probe": _probe_sentence,
+    "exits": _exit_sentence,
+}
 
 
 def _nats(figure: Values) -> str:

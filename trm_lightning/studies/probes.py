@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trm_lightning.analysis.early_exit import score_early_exit
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import score_windows
+from trm_lightning.evaluation import LikelihoodSum, score_windows
 from trm_lightning.evaluation.command import open_data
 from trm_lightning.models import LanguageModel, Reading
 from trm_lightning.runs.load import LoadedRun
@@ -21,7 +22,9 @@ from trm_lightning.runs.load import LoadedRun
 Name = tuple[str, int, int]
 # What a probe predicts at position t, as an offset: its token, the one after, the one before.
 OFFSETS = {"the next token": 0, "the token after it": 1, "the last token read": -1}
-EPOCHS, BATCH, RATE = 20, 1024, 1e-2
+HALT_PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+EXIT_CHANGES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.01)
+EPOCHS, LEAST_STEPS, BATCH, RATE = 20, 1500, 1024, 1e-2
 N_TRAIN, N_EVAL = 60_000, 30_000  # positions
 
 
@@ -51,7 +54,8 @@ def readout(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
         ``held_out`` text.
     """
     data = open_data(run)
-    train, held_out = (collect(run.model, data, split, n, False) for split, n in _SIZES)
+    train = collect(run.model, data, "train", N_TRAIN, False)
+    held_out = collect(run.model, data, "val", N_EVAL, False)
     [(name, features)] = train.features.items()
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     tenth, rest = order[: len(order) // 10], order[len(order) // 10 :]
@@ -82,7 +86,8 @@ def depth_probe(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
         UserError: for a model without states to read.
     """
     data = open_data(run)
-    train, held_out = (collect(run.model, data, split, n, True) for split, n in _SIZES)
+    train = collect(run.model, data, "train", N_TRAIN, True)
+    held_out = collect(run.model, data, "val", N_EVAL, True)
     readings = []
     for name, features in train.features.items():
         symbol, refinement, recursion = name
@@ -105,6 +110,37 @@ def depth_probe(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
     return {"readings": readings, "own_head": float(held_out.nats.mean())}
 
 
+def exits(run: LoadedRun) -> dict[str, Any]:
+    """Score held-out text with early exit at many thresholds, and at each fixed depth.
+
+    Returns:
+        ``fixed`` and ``early``: lists of mean ``depth`` in refinements and ``nats`` per token.
+    """
+    data, model = open_data(run), run.model.with_exit_threshold(None)
+    windows = list(data.eval_windows("val"))
+    learned = getattr(model, "halt", None) is not None
+    thresholds = HALT_PROBABILITIES if learned else EXIT_CHANGES
+    early = [
+        {"depth": row["mean_depth"], "nats": row["nats_per_token"]}
+        for row in score_early_exit(model, thresholds, windows)
+    ]
+    device = next(model.parameters()).device
+    depths = list(range(1, model.scoring_depth + 1))
+    totals = [LikelihoodSum() for _ in depths]
+    with torch.no_grad():
+        for tokens, first in windows:
+            tokens = tokens.to(device)
+            for total, scores in zip(
+                totals, model.log_probs_at(tokens, depths, first), strict=True
+            ):
+                total.update(scores, tokens, first)
+    fixed = [
+        {"depth": float(depth), "nats": total.nats / total.tokens}
+        for depth, total in zip(depths, totals, strict=True)
+    ]
+    return {"rule": "learned" if learned else "fixed point", "fixed": fixed, "early": early}
+
+
 def memory(run: LoadedRun) -> dict[str, Any]:
     """Score the text that a run was trained on beside held-out text, as it is scored itself.
 
@@ -122,9 +158,6 @@ def memory(run: LoadedRun) -> dict[str, Any]:
         total = score_windows(log_probs, windows, device)
         found[part] = total.nats / total.tokens
     return {**found, "score": name, "n_trained": len(trained)}
-
-
-_SIZES = (("train", N_TRAIN), ("val", N_EVAL))
 
 
 @torch.no_grad()
@@ -196,10 +229,11 @@ class LinearProbe:
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
         optimizer = torch.optim.AdamW(layer.parameters(), lr=RATE, weight_decay=1e-3)
-        n_steps = EPOCHS * -(-len(features) // BATCH)
+        n_epochs = max(EPOCHS, -(-LEAST_STEPS * BATCH // len(features)))
+        n_steps = n_epochs * -(-len(features) // BATCH)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps)
         random, inputs = torch.Generator().manual_seed(seed), self._normed(features)
-        for _ in range(EPOCHS):
+        for _ in range(n_epochs):
             for rows in torch.randperm(len(inputs), generator=random).split(BATCH):
                 loss = torch.nn.functional.cross_entropy(layer(inputs[rows]), targets[rows])
                 optimizer.zero_grad()

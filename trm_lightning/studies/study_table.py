@@ -114,8 +114,13 @@ _TEXTS = {
     ),
     "memory": (
         "Nats per token of the text trained on and of held-out text: one straight line against two "
-        "that meet at the best place. Negative AICc: two lines are worth their numbers. "
-        "Intervals are of 1,000 fits to residuals drawn anew."
+        "that meet at the best place. p is the chance that one line gives as good a pair; "
+        "intervals are of 1,000 fits to residuals drawn anew."
+    ),
+    "exits": (
+        "Held-out text scored with the same weights at every fixed depth, and with states that "
+        "stop early: where a refinement hardly changes their answer, or where a learned head "
+        "expects it to be right."
     ),
     "readout": (
         "A fresh linear head, trained on the frozen states of nine tenths of the sampled training "
@@ -147,13 +152,13 @@ def _trend_table(study: Values) -> Table:
 
 
 def _break_table(study: Values) -> Table:
-    head = ["Series", f"Best break, {study['axis']}", "95 % interval", "AICc, two lines", "Runs"]
+    head = ["Series", f"Best break, {study['axis']}", "95 % interval", "p of one line", "Runs"]
     rows = [
         [
             found["series"],
             NONE if found["at"] is None else f"{found['at']:.2g}",
             NONE if found["at"] is None else f"{found['low']:.2g} to {found['high']:.2g}",
-            fixed(found["aicc_change"], 1),
+            fixed(found["p"], 3),
             f"{found['n']}",
         ]
         for found in study["breaks"]
@@ -190,6 +195,17 @@ def _probe_table(study: Values) -> Table:
     return Table("What a linear probe reads", head, rows, n_text=2)
 
 
+def _exit_table(study: Values) -> Table:
+    head = ["Entry", "Depth", "Refinements per token", "Nats per token"]
+    rows = [
+        [entry["name"], kind, mean_cell(point["depth"]), mean_cell(point["nats"])]
+        for entry in study["entries"]
+        for kind, points in (("fixed", entry["fixed"]), (entry["rule"], entry["early"]))
+        for point in points
+    ]
+    return Table("Depth and nats", head, rows, n_text=2)
+
+
 def _probe_cell(score: Values) -> str:
     return f"{mean_cell(score['nats'])} ({100 * score['accuracy']['mean']:.1f} %)"
 
@@ -199,6 +215,7 @@ TABLES: dict[str, Callable[[Values], Table]] = {
     "recurrence": _recurrence_table,
     "trend": _trend_table,
     "gain": _trend_table,
+    "exits": _exit_table,
     "memory": _break_table,
     "readout": _readout_table,
     "depth_probe": _probe_table,

@@ -1,0 +1,138 @@
+"""What is measured of trained runs, against what the runs themselves say."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Configure
+
+from trm_lightning.errors import UserError
+from trm_lightning.models import AR, LanguageModel
+from trm_lightning.runs.load import load_run
+from trm_lightning.studies import probes
+from trm_lightning.studies.entries import Entry
+from trm_lightning.studies.measures import MEASURES, measure_all, measured
+from trm_lightning.studies.probes import LinearProbe, depth_probe, exits, memory, readout
+from trm_lightning.studies.run_records import Group, read_record
+from trm_lightning.studies.study_table import study_parts
+from trm_lightning.training.fit import train
+
+
+def test_a_probe_reads_what_is_there_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    random = torch.Generator().manual_seed(0)
+    features = torch.randn(6000, 8, generator=random)
+    there = (features @ torch.randn(8, 5, generator=random)).argmax(1)
+    chance = torch.randint(5, (6000,), generator=random)
+    monkeypatch.setattr(probes, "LEAST_STEPS", 1500)
+    nats, accuracy = LinearProbe(features[:5000], there[:5000], 5, 0).score(
+        features[5000:], there[5000:]
+    )
+    assert accuracy > 0.95 and nats < 0.25
+    nats, accuracy = LinearProbe(features[:5000], chance[:5000], 5, 0).score(
+        features[5000:], chance[5000:]
+    )
+    assert abs(accuracy - 0.2) < 0.05 and nats > math.log(5) - 0.01
+
+
+@pytest.fixture(autouse=True)
+def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Measure on less text than a study does."""
+    monkeypatch.setattr(probes, "N_TRAIN", 8000)
+    monkeypatch.setattr(probes, "LEAST_STEPS", 200)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of AR and one of TRM with a halting head."""
+    from compare_folders import SMALL
+    from conftest import SHORT_PLAY
+    from hydra import compose, initialize_config_dir
+
+    from trm_lightning.cli import resolvers
+    from trm_lightning.cli.compose import conf_dir
+
+    root = tmp_path_factory.mktemp("measured")
+    resolvers.register()
+    own = {
+        "ar": ["model=ar"],
+        "trm": ["model=trm", "model.n_recursions=2", "model.halt_loss_weight=0.5"],
+    }
+    for name, words in own.items():
+        (root / name).mkdir()
+        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+            cfg = compose("train", [
+                "data=builtin_char", *SMALL, *SHORT_PLAY, *words, "progress=false",
+                "budget={steps:30,tokens:null,epochs:null,seconds:null}", f"run_dir={root / name}",
+                "experiment_name=x", "data.corpus.train_words=1500",
+            ])  # fmt: skip
+        train(cfg)
+    return root
+
+
+def nats_of(folder: Path) -> float:
+    return float(
+        json.loads((folder / "results.json").read_text())["final"]["val/ppl"]["nats_per_token"]
+    )
+
+
+def test_memory_scores_as_the_run_did(trained: Path) -> None:
+    found = memory(load_run(trained / "ar"))
+    assert found["held_out"] == pytest.approx(nats_of(trained / "ar"), abs=0.05)
+    assert found["score"] == "ppl" and found["trained_text"] > 0
+
+
+def test_the_readout_stands_beside_held_out_text(trained: Path) -> None:
+    found = readout(load_run(trained / "ar"))
+    for head in ("own_head", "fresh_head"):
+        assert all(0 < found[head][part] < math.log(70) for part in ("training_tenth", "held_out"))
+    # Positions at the ends of windows are left out, so it is close and not equal.
+    assert found["own_head"]["held_out"] == pytest.approx(nats_of(trained / "ar"), abs=0.1)
+
+
+def test_every_state_of_every_pass_is_probed(trained: Path) -> None:
+    found = depth_probe(load_run(trained / "trm"))
+    read = [(r["symbol"], r["refinement"], r["recursion"]) for r in found["readings"]]
+    assert [r for r in read if r[0] == "y"] == [("y", 1, 2), ("y", 2, 2)]
+    assert [r for r in read if r[0] == "z"] == [("z", t, n) for t in (1, 2) for n in (1, 2)]
+    assert sorted({r["pass"] for r in found["readings"]}) == [1, 2, 3, 4, 5, 6]
+    for reading in found["readings"]:
+        for score in reading["scores"].values():
+            assert 0 < score["nats"] < math.log(70) and 0 <= score["accuracy"] <= 1
+
+
+def test_exits_lie_on_the_curve_of_fixed_depths_at_its_ends(trained: Path) -> None:
+    found = exits(load_run(trained / "trm"))
+    assert found["rule"] == "learned"
+    assert [point["depth"] for point in found["fixed"]] == [1.0, 2.0]
+    assert found["fixed"][-1]["nats"] == pytest.approx(nats_of(trained / "trm"), abs=0.05)
+    assert all(1 <= point["depth"] <= 2 for point in found["early"])
+
+
+@pytest.mark.parametrize("name", MEASURES)
+def test_a_measurement_is_taken_once_and_told(trained: Path, name: str) -> None:
+    folder = trained / "trm"
+    measure_all(name, [folder], [], progress=False)
+    before = (folder / f"{name}.json").stat().st_mtime_ns
+    measure_all(name, [folder], [], progress=False)
+    assert (folder / f"{name}.json").stat().st_mtime_ns == before
+    group = Group(Entry("trm", series="trm", at=1), [read_record(folder)])
+    study = {"kind": name, **measured(name, [group], "size")}
+    assert len(study["verdict"]) == (2 if name == "memory" else 1)
+    assert "| trm" in "\n".join(study_parts(study))
+    if name != "memory":
+        (folder / f"{name}.json").write_text("{}")
+        with pytest.raises(UserError, match="Delete it"):
+            measured(name, [group], "size")
+        (folder / f"{name}.json").unlink()
+
+
+def test_a_model_without_states_is_refused(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = configure("model=ar")
+    train(cfg)
+    monkeypatch.setattr(AR, "trace", LanguageModel.trace)
+    with pytest.raises(UserError, match="no states"):
+        readout(load_run(cfg.run_dir))
