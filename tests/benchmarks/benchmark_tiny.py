@@ -20,6 +20,7 @@ TINY = (
     "scoring.strides=[4]",
     "generation={prompt_tokens:5,n_tokens:9}",
     "lightning.steps=2",
+    "settings.compile=false",
     "startup={repetitions:1,steps:1}",
     "scaling={repetitions:1,seconds_per_measurement:0.001,window:[8,16],window_batch:1,"
     "chunk_size:[1,2],n_refinements:[1,2],batch:[1,2]}",

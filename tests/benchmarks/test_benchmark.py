@@ -37,7 +37,7 @@ def test_a_benchmark_writes_everything(
     cfg: DictConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "PEAK_SIZE", 64)
-    cfg.sections = ["training", "scoring", "generation", "data", "scaling"]
+    cfg.sections = ["training", "settings", "scoring", "generation", "data", "scaling"]
     command.benchmark(cfg)
     folder = Path(cfg.run_dir)
     content = json.loads((folder / "benchmark.json").read_text())

@@ -12,6 +12,7 @@ from trm_lightning.benchmarks.report import table
 from trm_lightning.benchmarks.runs import lightning_rows, startup_rows
 from trm_lightning.benchmarks.scaling import scaling_figure, scaling_rows
 from trm_lightning.benchmarks.scoring import generation_rows, scoring_rows
+from trm_lightning.benchmarks.settings import settings_rows
 from trm_lightning.benchmarks.training import training_rows
 from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.files import write_json, write_text
@@ -22,6 +23,7 @@ from trm_lightning.runs.load import find_device
 Rows = list[dict[str, Any]]
 SECTIONS: dict[str, Callable[[DictConfig, torch.device], Rows]] = {
     "training": training_rows,
+    "settings": settings_rows,
     "lightning": lightning_rows,
     "scoring": scoring_rows,
     "generation": generation_rows,

@@ -9,7 +9,6 @@ from torch.optim import AdamW
 
 from trm_lightning.benchmarks.references import FusedGpt, PlainBaseline, PlainNet
 from trm_lightning.benchmarks.subjects import (
-    Loss,
     ar,
     flops_of,
     loss_of,
@@ -28,15 +27,12 @@ GPT_DRY = f"{GPT}, no dropout"
 NOTES_AR = "plain baseline of the notes"
 NOTES_TRM = "plain TRM of the notes"
 SHAPE = "notes' shape"
-NAMES = {"ar": "AR", "looped": "Looped", "trm": "TRM"}  # of cfg.models
 
 
 def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure optimizer steps."""
     ours = _ours(cfg, device)  # first: these constructors validate the shape that all share
     variants = [peak(device), *_references(cfg, device), *ours]
-    if device.type == "cuda":
-        variants += _on_cuda(cfg, device)
     return measure("training", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
 
 
@@ -92,28 +88,3 @@ def _plain_variant(name: str, net: PlainNet, tokens: Tensor, fused: bool = False
     net.to(tokens.device)
     step = training_step(net, net.loss, AdamW(net.parameters(), fused=fused), tokens)
     return Variant(name, step, len(tokens) * net.supervised, flops_of(net.loss, tokens))
-
-
-def _on_cuda(cfg: DictConfig, device: torch.device) -> list[Variant]:
-    """Return the shipped models with a CUDA graph, in bf16, and with both."""
-    tokens = random_tokens(cfg, cfg.batch, cfg.window, device)
-    variants = []
-    for model, name in NAMES.items():
-        for chosen in (("graph",), ("bf16",), ("bf16", "graph")):
-            module = shipped(cfg, model, cfg.window)
-            net = module.model.to(device).train()
-            loss = _in_bf16(loss_of(module)) if "bf16" in chosen else loss_of(module)
-            flops = flops_of(loss, tokens)
-            optimizer = module.make_optimizer(net)
-            step = training_step(net, loss, optimizer, tokens, graph="graph" in chosen)
-            variant = f"{name}, {', '.join(chosen)}"
-            variants.append(Variant(variant, step, tokens.numel(), flops, (name,)))
-    return variants
-
-
-def _in_bf16(loss: Loss) -> Loss:
-    def rounded(tokens: Tensor) -> Tensor:
-        with torch.autocast("cuda", torch.bfloat16):
-            return loss(tokens)
-
-    return rounded

@@ -127,6 +127,7 @@ class BenchmarkConfig:
     window: int
     batch: int
     notes: Any
+    settings: Any
     scoring: Any
     generation: Any
     lightning: Any
