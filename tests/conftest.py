@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from warm import WarmProcess, warm_process
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
@@ -47,6 +48,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["TRM_CACHE_DIR"]
     else:
         os.environ["TRM_CACHE_DIR"] = before
+
+
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    """Run commands without waiting for their imports; started when a test first asks for it."""
+    with warm_process(tmp_path_factory.mktemp("warm")) as started:
+        yield started
 
 
 @pytest.fixture(autouse=True)
