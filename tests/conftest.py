@@ -2,14 +2,18 @@
 
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
+from warm import WarmProcess, warm_process
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
+from trm_lightning.training import fit
+from trm_lightning.training.callbacks import Samples
 
 Configure = Callable[..., DictConfig]
 
@@ -49,6 +53,13 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         os.environ["TRM_CACHE_DIR"] = before
 
 
+@pytest.fixture(scope="session")
+def warm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WarmProcess]:
+    """Run commands without waiting for their imports; started when a test first asks for it."""
+    with warm_process(tmp_path_factory.mktemp("warm")) as started:
+        yield started
+
+
 @pytest.fixture(autouse=True)
 def no_seed_left_behind() -> Iterator[None]:
     """Lightning leaves a run's seed in the environment, where commands started later find it."""
@@ -57,8 +68,12 @@ def no_seed_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
-def configure(tmp_path: Path) -> Configure:
-    """Compose conf/train.yaml with TINY and the given overrides; the run goes to tmp_path."""
+def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
+    """Compose conf/train.yaml with TINY and the given overrides; the run goes to tmp_path.
+
+    Samples are short: at their real length they would take longer than all the training.
+    """
+    monkeypatch.setattr(fit, "Samples", partial(Samples, n_tokens=5))
 
     def composed(*overrides: str, folder: str = "run") -> DictConfig:
         resolvers.register()

@@ -177,6 +177,11 @@ def _check_command(name: str, arguments: list[str]) -> str | None:
     return None
 
 
-if __name__ == "__main__":
+def main(given: Iterable[str]) -> int:
+    """Check pages; return the exit status: 1 where anything is wrong."""
     resolvers.register()
-    sys.exit(sum(map(check, pages(sys.argv[1:]))) > 0)
+    return int(sum(map(check, pages(given))) > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -3,9 +3,11 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import readme_commands
 
 CHECKER = Path(__file__).parent / "readme_commands.py"
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -56,17 +58,28 @@ LINKS = """
 """
 
 
-def check(folder: Path, text: str) -> subprocess.CompletedProcess[str]:
-    (folder / "page.md").write_text(text)
-    command = [sys.executable, str(CHECKER), str(folder / "page.md")]
-    return subprocess.run(command, capture_output=True, text=True, cwd=folder)
+Check = Callable[[str], tuple[int, str]]
 
 
-def test_good_page_passes(tmp_path: Path) -> None:
+@pytest.fixture
+def check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Check:
+    """Check a page of this text, beside another page; returns the exit status and the output."""
     (tmp_path / "other.md").touch()
-    result = check(tmp_path, RUN + LONG + LINKS)
-    assert result.returncode == 0, result.stdout
-    assert result.stdout.count(": ok") == 5 and result.stdout.count("skipped") == 1
+    monkeypatch.chdir(tmp_path)
+
+    def checked(text: str) -> tuple[int, str]:
+        (tmp_path / "page.md").write_text(text)
+        return readme_commands.main([str(tmp_path / "page.md")]), capsys.readouterr().out
+
+    return checked
+
+
+def test_good_page_passes(check: Check) -> None:
+    status, shown = check(RUN + LONG + LINKS)
+    assert status == 0, shown
+    assert shown.count(": ok") == 5 and shown.count("skipped") == 1
 
 
 @pytest.mark.parametrize(
@@ -81,11 +94,10 @@ def test_good_page_passes(tmp_path: Path) -> None:
         (LINKS, "#words--numbers-v12", "#words-numbers"),
     ],
 )
-def test_what_is_wrong_is_found(tmp_path: Path, text: str, right: str, wrong: str) -> None:
-    (tmp_path / "other.md").touch()
-    result = check(tmp_path, text.replace(right, wrong, 1))
-    assert result.returncode == 1
-    assert result.stdout.count("FAILED") == 1 and wrong.split("(")[-1].strip(")") in result.stdout
+def test_what_is_wrong_is_found(check: Check, text: str, right: str, wrong: str) -> None:
+    status, shown = check(text.replace(right, wrong, 1))
+    assert status == 1
+    assert shown.count("FAILED") == 1 and wrong.split("(")[-1].strip(")") in shown
 
 
 def test_pages_of_a_folder_are_checked(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """A model of the user's own that has nothing but ``log_probs`` works with every command."""
 
 import json
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from conftest import SHORT_PLAY
+from warm import Ended, WarmProcess
 
 MODULE = """
 import torch
@@ -48,45 +47,50 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def call(project: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", f"trm_lightning.{command}", "--config-dir", "my_conf", *words],
-        cwd=project, capture_output=True, text=True, timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert "Traceback" not in done.stderr, done.stderr
-    return done
+Call = Callable[..., Ended]
 
 
-def test_every_command_takes_it(project: Path) -> None:
-    trained = call(project, "train", "model=lstm", "hydra.run.dir=run", *SMALL)
+@pytest.fixture
+def call(warm: WarmProcess, project: Path) -> Call:
+    """Run a command in the user's project."""
+
+    def called(command: str, *words: str) -> Ended:
+        done = warm.call(command, "--config-dir", "my_conf", *words, folder=project, limit=200)
+        assert "Traceback" not in done.stderr, done.stderr
+        return done
+
+    return called
+
+
+def test_every_command_takes_it(call: Call, project: Path) -> None:
+    trained = call("train", "model=lstm", "hydra.run.dir=run", *SMALL)
     assert trained.returncode == 0, trained.stderr
     assert "Lstm, " in trained.stdout and "leak audit: " in trained.stdout
     results = json.loads((project / "run" / "results.json").read_text())
     assert results["is_likelihood"] and results["audit"]["passed"]
     assert "…" in (project / "run" / "samples.txt").read_text()
 
-    scored = call(project, "evaluate", "run=run", "stride=8")
+    scored = call("evaluate", "run=run", "stride=8")
     assert scored.returncode == 0 and "val perplexity" in scored.stdout
-    written = call(project, "generate", "run=run", "prompt=the", "n_tokens=40")
+    written = call("generate", "run=run", "prompt=the", "n_tokens=40")
     assert written.returncode == 0 and written.stdout.startswith("the"), written.stderr
     assert len(written.stdout.rstrip("\n")) == 43 and "40 tokens in" in written.stderr
-    analyzed = call(project, "analyze", "run=run", "max_tokens=300")
+    analyzed = call("analyze", "run=run", "max_tokens=300")
     assert analyzed.returncode == 0, analyzed.stderr
-    reported = call(project, "report", "path=run")
+    reported = call("report", "path=run")
     assert reported.returncode == 0 and (project / "run" / "report.html").is_file()
-    audited = call(project, "audit", "run=run", "train_steps=5")
+    audited = call("audit", "run=run", "train_steps=5")
     assert audited.returncode == 0 and "All checks passed." in audited.stdout, audited.stdout
     assert "trust=[my_models]" in trained.stdout  # in the printed commands
 
 
-def test_it_is_compared_with_others(project: Path) -> None:
+def test_it_is_compared_with_others(call: Call, project: Path) -> None:
     compared = call(
-        project, "compare", "models=[lstm,ar]", "name=both", "seeds=1", "budget.tokens=1024",
+        "compare", "models=[lstm,ar]", "name=both", "seeds=1", "budget.tokens=1024",
         *[word for word in SMALL if not word.startswith("budget")],
     )  # fmt: skip
     assert compared.returncode == 0, compared.stderr
     content = json.loads((project / "outputs/comparisons/both/comparison.json").read_text())
     assert [entry["name"] for entry in content["entries"]] == ["lstm", "ar"]
     assert all(entry["figures"]["final"]["mean"] > 1 for entry in content["entries"])
-    assert call(project, "report", "path=outputs/comparisons/both").returncode == 0
+    assert call("report", "path=outputs/comparisons/both").returncode == 0

@@ -3,17 +3,19 @@
 import contextlib
 import importlib.util
 import io
-import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from warm import Ended, WarmProcess
 
 from trm_lightning.cli.schema import SCHEMAS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+Run = Callable[..., Ended]
 
 TOY = '''
 import os
@@ -132,16 +134,9 @@ def write_project(folder: Path) -> Path:
     return folder
 
 
-def run(folder: Path, *args: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run the command in a process of its own, as a user would."""
-    return subprocess.run(
-        [sys.executable, "-m", "toy", "--config-path", "conf", *args],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": f"{folder}:{REPOSITORY}", **env},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+def run_toy(warm: WarmProcess, folder: Path, *args: str, **env: str) -> Ended:
+    """Run the command in a process of its own, as a user would; tests have this as `run`."""
+    return warm.run_module("toy", "--config-path", "conf", *args, folder=folder, env=env)
 
 
 def call(folder: Path, *args: str) -> subprocess.CompletedProcess[str]:

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_toy import call, run, runs, write_project
+from cli_toy import Run, call, runs, write_project
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_help_tells_choices_examples_settings_and_place(project: Path) -> None:
     assert not runs(project)
 
 
-def test_hydras_own_screens_are_reached(project: Path) -> None:
+def test_hydras_own_screens_are_reached(project: Path, run: Run) -> None:
     shown = run(project, "--cfg", "job", "model=large")
     assert shown.returncode == 0 and "width: 64" in shown.stdout
     assert "Config search path" in run(project, "--info", "searchpath").stdout
@@ -81,7 +81,7 @@ def test_hydras_own_screens_are_reached(project: Path) -> None:
     assert not runs(project)
 
 
-def test_own_config_folder_adds_choices(project: Path, tmp_path: Path) -> None:
+def test_own_config_folder_adds_choices(project: Path, tmp_path: Path, run: Run) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.yaml").write_text("{_target_: toy.Model, width: 5}")
     mine = ["--config-dir", str(tmp_path)]

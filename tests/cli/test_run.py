@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_toy import call, run, runs, write_project
+from cli_toy import Run, call, runs, write_project
+from warm import run_cold
 
 
 @pytest.fixture
@@ -17,7 +18,7 @@ def project(tmp_path: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory, run: Run) -> Path:
     folder = write_project(tmp_path_factory.mktemp("made"))
     assert run(folder, "seed=5", "act=checkpoint").returncode == 0
     return folder
@@ -29,7 +30,7 @@ def stopped(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "stopped"))
 
 
-def test_runs_of_one_second_have_folders_of_their_own(project: Path) -> None:
+def test_runs_of_one_second_have_folders_of_their_own(project: Path, run: Run) -> None:
     for _ in range(2):
         result = run(project, "hydra.run.dir=outputs/fixed-second_${run_id:}")
         assert result.returncode == 0, result.stderr
@@ -37,7 +38,7 @@ def test_runs_of_one_second_have_folders_of_their_own(project: Path) -> None:
     assert len(runs(project)) == 2
 
 
-def test_default_folder_is_named_by_date_and_experiment(project: Path) -> None:
+def test_default_folder_is_named_by_date_and_experiment(project: Path, run: Run) -> None:
     run(project, "model=large", "experiment_name=a/b c")
     (folder,) = runs(project)
     date, name = folder.relative_to(project / "outputs").parts
@@ -45,7 +46,7 @@ def test_default_folder_is_named_by_date_and_experiment(project: Path) -> None:
     assert (folder / "toy.log").is_file()
 
 
-def test_exception_is_kept_and_shown(project: Path) -> None:
+def test_exception_is_kept_and_shown(project: Path, run: Run) -> None:
     result = run(project, "act=crash")
     (folder,) = runs(project)
     assert result.returncode == 1
@@ -54,7 +55,7 @@ def test_exception_is_kept_and_shown(project: Path) -> None:
     assert str(folder / "error.txt") in result.stderr
 
 
-def test_late_mistake_removes_the_folder_made_for_it(project: Path) -> None:
+def test_late_mistake_removes_the_folder_made_for_it(project: Path, run: Run) -> None:
     result = run(project, "model.width=666")  # raised by a constructor, inside instantiate
     assert result.returncode == 2
     assert "width=666 is cursed" in result.stderr and "Choose another." in result.stderr
@@ -62,7 +63,7 @@ def test_late_mistake_removes_the_folder_made_for_it(project: Path) -> None:
     assert list((project / "outputs").iterdir()) == []
 
 
-def test_late_mistake_keeps_checkpoints_and_folders_of_others(project: Path) -> None:
+def test_late_mistake_keeps_checkpoints_and_folders_of_others(project: Path, run: Run) -> None:
     assert run(project, "act=checkpoint_and_mistake").returncode == 2
     assert len(runs(project)) == 1
     (project / "mine").mkdir()
@@ -72,13 +73,13 @@ def test_late_mistake_keeps_checkpoints_and_folders_of_others(project: Path) -> 
 
 
 @pytest.mark.parametrize("act", ["interrupt", "interrupt_in_lightning"])
-def test_interrupt_is_one_line(project: Path, act: str) -> None:
+def test_interrupt_is_one_line(project: Path, act: str, run: Run) -> None:
     result = run(project, f"act={act}")
     assert result.returncode == 130
     assert result.stderr.strip() == "Interrupted"
 
 
-def test_sweep_goes_on_after_a_failure(project: Path) -> None:
+def test_sweep_goes_on_after_a_failure(project: Path, run: Run) -> None:
     result = run(project, "act=crash,nothing,checkpoint", "model.width=8", "seed=3", "-m")
     assert result.returncode == 1
     assert "2 of 3 jobs completed" in result.stdout
@@ -93,19 +94,19 @@ def test_sweep_goes_on_after_a_failure(project: Path) -> None:
     assert "failed" in table and "bad luck" in table and "seed=3" not in table
 
 
-def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path) -> None:
+def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path, run: Run) -> None:
     result = run(project, "seed=1,2", "hydra.sweeper.max_batch_size=1", "-m")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("PL_GLOBAL_SEED=None") == 2  # each job sets it to 17
 
 
-def test_sweep_refuses_several_devices(project: Path) -> None:
+def test_sweep_refuses_several_devices(project: Path, run: Run) -> None:
     result = run(project, "seed=1,2", "trainer.devices=2", "-m")
     assert result.returncode == 1
     assert result.stderr.count("Set trainer.devices=1") == 2
 
 
-def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path) -> None:
+def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path, run: Run) -> None:
     run(project, "model=large", "seed=5", "act=checkpoint")
     (folder,) = runs(project)
     checkpoint = folder / "checkpoints" / "last.ckpt"
@@ -115,7 +116,7 @@ def test_resume_goes_on_in_place_with_stored_and_new_overrides(project: Path) ->
     assert runs(project) == [folder]
 
 
-def test_mistake_in_a_resumption_is_not_stored(stopped: Path) -> None:
+def test_mistake_in_a_resumption_is_not_stored(stopped: Path, run: Run) -> None:
     (folder,) = runs(stopped)
     stored = (folder / ".hydra" / "overrides.yaml").read_text()
     result = run(stopped, f"resume={folder}", "model.width=666", "trust=toy")
@@ -124,14 +125,16 @@ def test_mistake_in_a_resumption_is_not_stored(stopped: Path) -> None:
     assert (folder / "checkpoints" / "last.ckpt").is_file()
 
 
-def test_resume_keeps_group_given_again(project: Path) -> None:
+def test_resume_keeps_group_given_again(project: Path, run: Run) -> None:
     run(project, "model=large", "act=checkpoint")
     (folder,) = runs(project)
     result = run(project, f"resume={folder}", "model=small", "trust=[toy]")
     assert "width=4" in result.stdout, result.stderr
 
 
-def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(project: Path) -> None:
+def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(
+    project: Path, run: Run
+) -> None:
     (project / "mine" / "model").mkdir(parents=True)
     (project / "mine" / "model" / "mine.yaml").write_text("{_target_: toy.Model, width: 5}")
     run(project, "--config-dir", "mine", "model=mine", "act=checkpoint")
@@ -146,7 +149,9 @@ def test_resume_needs_no_config_of_the_run_but_trust_in_its_classes(project: Pat
         assert "width=5" in result.stdout, result.stderr
 
 
-def test_resume_goes_on_with_the_stored_config_when_conf_has_changed(stopped: Path) -> None:
+def test_resume_goes_on_with_the_stored_config_when_conf_has_changed(
+    stopped: Path, run: Run
+) -> None:
     (folder,) = runs(stopped)
     (stopped / "conf/model/small.yaml").write_text("{_target_: toy.Model, width: 9}")
     result = run(stopped, f"resume={folder}", "trust=toy")
@@ -167,7 +172,7 @@ def test_resume_refuses_what_the_run_has_not(stopped: Path) -> None:
         assert "Traceback" not in result.stderr and "seed=" not in result.stdout
 
 
-def test_a_kill_while_hydra_starts_leaves_the_run_resumable(stopped: Path) -> None:
+def test_a_kill_while_hydra_starts_leaves_the_run_resumable(stopped: Path, run: Run) -> None:
     """Hydra used to rewrite .hydra/*.yaml in place: a kill left them empty."""
     (folder,) = runs(stopped)
     before = {file: file.read_bytes() for file in (folder / ".hydra").iterdir()}
@@ -179,7 +184,7 @@ def test_a_kill_while_hydra_starts_leaves_the_run_resumable(stopped: Path) -> No
     assert "seed=6" in result.stdout and result.returncode == 0, result.stderr
 
 
-def test_resume_without_checkpoint_says_so(project: Path) -> None:
+def test_resume_without_checkpoint_says_so(project: Path, run: Run) -> None:
     run(project)
     (folder,) = runs(project)
     result = run(project, f"resume={folder}")
@@ -187,7 +192,7 @@ def test_resume_without_checkpoint_says_so(project: Path) -> None:
     assert "has no checkpoints/last.ckpt" in result.stderr
 
 
-def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(stopped: Path) -> None:
+def test_resume_auto_takes_the_unfinished_run_with_equal_overrides(stopped: Path, run: Run) -> None:
     (folder,) = runs(stopped)
     checkpoint = folder / "checkpoints" / "last.ckpt"
     same = run(stopped, "act=checkpoint", "seed=5", "resume=auto", "trust=toy")
@@ -203,13 +208,14 @@ def test_second_process_of_a_launch_stays_silent(project: Path) -> None:
     """As Lightning starts it: the same command with LOCAL_RANK set and the first one's folder."""
     (project / "first").mkdir()
     extra = ['hydra.run.dir="first"', "hydra.job.name=train_ddp_process_1"]
-    result = run(project, "model.width=666", *extra, "hydra.output_subdir=null", LOCAL_RANK="1")
+    words = ("--config-path", "conf", "model.width=666", *extra, "hydra.output_subdir=null")
+    result = run_cold("toy", *words, folder=project, env={"LOCAL_RANK": "1"})
     assert result.returncode == 2
     assert result.stderr == ""
     assert (project / "first").is_dir() and not (project / "outputs").exists()
 
 
-def test_ranks_of_torchrun_share_a_folder(project: Path) -> None:
+def test_ranks_of_torchrun_share_a_folder(project: Path, run: Run) -> None:
     shared = {
         "TORCHELASTIC_RUN_ID": "job7",
         "MASTER_ADDR": "node0",

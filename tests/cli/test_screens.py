@@ -3,7 +3,6 @@
 import re
 import shlex
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import pytest
 import torch
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
+from warm import WarmProcess
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, check_call, conf_dir
@@ -24,21 +24,16 @@ SMALL = (
 )  # fmt: skip
 
 
-def run(folder: Path, command: str, *words: str) -> subprocess.CompletedProcess[str]:
-    called = [sys.executable, "-m", f"trm_lightning.{command}", *words]
-    return subprocess.run(called, cwd=folder, capture_output=True, text=True, check=False)
-
-
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("project")
 
 
 @pytest.fixture(scope="module")
-def screen(project: Path) -> str:
-    done = run(project, "train", "model=ar", *SMALL, "resume=auto")
+def screen(project: Path, warm: WarmProcess) -> str:
+    done = warm.call("train", "model=ar", *SMALL, "resume=auto", folder=project)
     assert done.returncode == 0, done.stderr
-    return done.stdout + done.stderr
+    return done.output
 
 
 def test_a_run_opens_with_five_facts(screen: str, project: Path) -> None:
@@ -63,15 +58,24 @@ def test_the_closing_screen_names_only_what_is_there(screen: str, project: Path)
     assert "tensorboard" not in screen  # debug=fast has no logger
 
 
-def test_printed_commands_run_as_pasted(screen: str, project: Path) -> None:
+def test_printed_commands_run_as_pasted(screen: str, project: Path, warm: WarmProcess) -> None:
     commands = screen.split("Next:\n")[1].splitlines()
     (report,) = [line for line in commands if "trm_lightning.report" in line]
     assert subprocess.run(report, shell=True, cwd=project, check=False).returncode == 0
     assert len(list(project.glob("outputs/*/*/report.html"))) == 1
     (other,) = [line for line in commands if "model=trm" in line]
-    composed = other.replace("   #", " --cfg job   #")
-    shown = subprocess.run(composed, shell=True, cwd=project, capture_output=True, text=True)
+    _, flag, module, *words = as_pasted(other, project)
+    assert flag == "-m"
+    shown = warm.run_module(module, *words, "--cfg", "job", folder=project)
     assert "trm_lightning.models.TRM" in shown.stdout, shown.stderr
+
+
+def as_pasted(command: str, folder: Path) -> list[str]:
+    """The words that a shell makes of a command."""
+    printed = subprocess.run(
+        f"printf '%s\\n' {command}", shell=True, cwd=folder, capture_output=True, text=True
+    )
+    return printed.stdout.splitlines()
 
 
 def suggested(folder: Path, *arguments: str, called: tuple[str, ...] = ()) -> list[str]:
@@ -120,9 +124,9 @@ def test_after_a_resumed_run_the_suggestion_has_its_first_settings(tmp_path: Pat
 
 
 def test_a_sweep_tells_each_job_in_a_line_and_latest_is_its_last(
-    screen: str, project: Path
+    screen: str, project: Path, warm: WarmProcess
 ) -> None:
-    done = run(project, "train", "-m", "model=ar", *SMALL, "seed=1,2")
+    done = warm.call("train", "-m", "model=ar", *SMALL, "seed=1,2", folder=project)
     jobs = [line for line in done.stdout.splitlines() if line.startswith("job ")][:2]
     for number, line in enumerate(jobs):
         assert re.fullmatch(
@@ -130,22 +134,25 @@ def test_a_sweep_tells_each_job_in_a_line_and_latest_is_its_last(
         ), line
     assert done.stdout.count("completed:") == 0  # no screen of a single run between them
 
-    written = run(project, "generate", "run=latest", "prompt=", "n_tokens=3", "device=cpu")
-    assert re.search(r"run=latest is outputs/sweeps/.*/1_seed=2", written.stdout + written.stderr)
-    glob = run(project, "generate", "run=outputs/sweeps/*/*/0*", "prompt=", "n_tokens=3")
-    assert "0_seed=1" in glob.stdout + glob.stderr and glob.returncode == 0
-    missing = run(project, "generate", "run=nothing*", "prompt=")
+    few = ("prompt=", "n_tokens=3", "device=cpu")
+    written = warm.call("generate", "run=latest", *few, folder=project)
+    assert re.search(r"run=latest is outputs/sweeps/.*/1_seed=2", written.output)
+    glob = warm.call("generate", "run=outputs/sweeps/*/*/0*", *few, folder=project)
+    assert "0_seed=1" in glob.output and glob.returncode == 0
+    missing = warm.call("generate", "run=nothing*", "prompt=", folder=project)
     assert missing.returncode == 2 and "there is no such run" in missing.stderr
     assert "1_seed=2" in missing.stderr  # the newest are named
 
 
-def test_a_run_of_an_older_version_is_refused_by_name(screen: str, project: Path) -> None:
+def test_a_run_of_an_older_version_is_refused_by_name(
+    screen: str, project: Path, warm: WarmProcess
+) -> None:
     (checkpoint,) = project.glob("outputs/*/*/checkpoints/best.ckpt")
     content = torch.load(checkpoint, weights_only=True)
     content["format"] -= 1
     older = project / "older.ckpt"
     torch.save(content, older)
-    done = run(project, "evaluate", f"run={older}")
+    done = warm.call("evaluate", f"run={older}", folder=project)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert "trm_lightning 0.1.0" in done.stderr
 
@@ -164,8 +171,8 @@ def keys_and_bare(shown: str) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize("choices", [[], ["model=looped", "data=wikitext2_word"]])
-def test_help_describes_every_key(project: Path, choices: list[str]) -> None:
-    shown = run(project, "train", "--help", *choices).stdout
+def test_help_describes_every_key(project: Path, choices: list[str], warm: WarmProcess) -> None:
+    shown = warm.call("train", "--help", *choices, folder=project).stdout
     assert re.search(r"model=ar \|.*\n +controls of the leak audit.*leaky_chunk_mask", shown)
     keys, bare = keys_and_bare(shown)
     assert len(keys) > 40 and not bare

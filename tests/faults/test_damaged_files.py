@@ -2,7 +2,6 @@
 
 import random
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from conftest import SHORT_PLAY, TINY
 from test_killed import difference
-from zygote import Zygote, zygote
+from warm import WarmProcess
 
 from trm_lightning.errors import UserError
 from trm_lightning.runs.checkpoint_file import read_checkpoint
@@ -30,16 +29,10 @@ READERS = {
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def good(runner: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("good")
-    ended = runner.call("train", *TINY, *SHORT_PLAY, "model=ar", "hydra.run.dir=run", folder=folder)
-    assert ended.status == 0, ended.output
+    ended = warm.call("train", *TINY, *SHORT_PLAY, "model=ar", "hydra.run.dir=run", folder=folder)
+    assert ended.returncode == 0, ended.output
     return folder / "run"
 
 
@@ -79,7 +72,7 @@ def test_damage_is_found_or_without_effect(good: Path, tmp_path: Path, tell: Any
 
 
 def test_a_damaged_last_checkpoint_falls_back(
-    runner: Zygote, good: Path, tmp_path: Path, tell: Any
+    warm: WarmProcess, good: Path, tmp_path: Path, tell: Any
 ) -> None:
     draw, wrong, n_tries = random.Random(4), [], 10
     for i in range(n_tries):
@@ -88,8 +81,8 @@ def test_a_damaged_last_checkpoint_falls_back(
         (run / "results.json").unlink()
         last = run / "checkpoints" / "last.ckpt"
         last.write_bytes(damaged(last.read_bytes(), draw))
-        ended = runner.call("train", "resume=run", folder=run.parent)
-        same = ended.status == 0 and not difference(
+        ended = warm.call("train", "resume=run", folder=run.parent)
+        same = ended.returncode == 0 and not difference(
             torch.load(good / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"],
             torch.load(last, weights_only=True)["state_dict"],
         )

@@ -13,7 +13,7 @@ import pytest
 from conftest import SHORT_PLAY, TINY
 from omegaconf import OmegaConf
 from report_folders import RESULTS, make_run
-from zygote import Zygote, zygote
+from warm import WarmProcess
 
 from trm_lightning.errors import UserError
 from trm_lightning.reports import plots
@@ -35,13 +35,7 @@ WORDS = (
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def whole(runner: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def whole(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run, its analysis and a comparison, all as the commands leave them."""
     folder = tmp_path_factory.mktemp("whole")
     recursive = ("model=trm", "model.chunk_size=2", "model.n_refinements=2")
@@ -51,8 +45,8 @@ def whole(runner: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("analyze", "run=run", "depth=3", "max_tokens=200", "exit_thresholds=[0.1]"),
         ("compare", "runs=[run,other]", "hydra.run.dir=comparison"),
     ):
-        ended = runner.call(command, *words, folder=folder)
-        assert ended.status == 0, ended.output
+        ended = warm.call(command, *words, folder=folder)
+        assert ended.returncode == 0, ended.output
     return folder
 
 
@@ -229,7 +223,7 @@ CLOSED = [
 
 
 def test_disks_that_are_full_or_closed(
-    whole: Path, tmp_path: Path, runner: Zygote, tell: Tell
+    whole: Path, tmp_path: Path, warm: WarmProcess, tell: Tell
 ) -> None:
     failures = []
     for command, size in [*FULL, *((command, None) for command in CLOSED)]:
@@ -241,11 +235,12 @@ def test_disks_that_are_full_or_closed(
             shutil.rmtree(here / "closed" / place, ignore_errors=True)
             (here / "closed" / place).write_text("")
         words += WORDS if name == "train" else []
-        ended = runner.call(name, *words, folder=here, most_bytes=size)
+        ended = warm.call(name, *words, folder=here, most_bytes=size)
         told = any(words in ended.output for words in ("could not be", "cannot be", "is not a"))
-        if "Traceback" in ended.output or not (ended.status == 0 or (ended.status == 2 and told)):
-            failures.append(f"{command} ({size}): {ended.status}\n{ended.output[-1500:]}")
-        if size == 0 and ended.status == 0:
+        right = ended.returncode == 0 or (ended.returncode == 2 and told)
+        if "Traceback" in ended.output or not right:
+            failures.append(f"{command} ({size}): {ended.returncode}\n{ended.output[-1500:]}")
+        if size == 0 and ended.returncode == 0:
             failures.append(f"{command}: nothing could be written, and it says nothing")
     n = len(FULL) + len(CLOSED)
     tell("disks that are full or closed", n - len(failures), n)

@@ -4,14 +4,14 @@ import copy
 import pickle
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import SHORT_PLAY, TINY
-from zygote import Zygote, zygote
+from warm import WarmProcess
 
 pytestmark = pytest.mark.faults
 EVIL = """
@@ -115,17 +115,11 @@ def deep(depth: int) -> Any:
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
-def good(runner: Zygote, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def good(warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run folder as it should be."""
     folder = tmp_path_factory.mktemp("good")
-    ended = runner.call("train", *TINY, *SHORT_PLAY, "model=ar", "hydra.run.dir=run", folder=folder)
-    assert ended.status == 0, ended.output
+    ended = warm.call("train", *TINY, *SHORT_PLAY, "model=ar", "hydra.run.dir=run", folder=folder)
+    assert ended.returncode == 0, ended.output
     return folder / "run"
 
 
@@ -151,7 +145,7 @@ COMMANDS = {
 }  # fmt: skip
 
 
-def test_hostile_checkpoints(runner: Zygote, good: Path, tmp_path: Path, tell: Any) -> None:
+def test_hostile_checkpoints(warm: WarmProcess, good: Path, tmp_path: Path, tell: Any) -> None:
     canary = tmp_path / "canary"
     canary.with_suffix(".pickle").write_bytes(pickle.dumps(Opened(canary)))
     canary.with_suffix(".setup.py").write_text(f"open({str(canary)!r}, 'w')")
@@ -163,10 +157,10 @@ def test_hostile_checkpoints(runner: Zygote, good: Path, tmp_path: Path, tell: A
         spoil(copied(good, folder), change)
         harmless = ("a logger elsewhere", "a cache elsewhere", "a name that climbs")
         for command in ("train", list(COMMANDS)[i % 4]):
-            ended = runner.call(command, *COMMANDS[command], folder=folder)
+            ended = warm.call(command, *COMMANDS[command], folder=folder)
             tried += 1
             expected = (0, 2) if name in harmless else (2,)
-            if ended.status not in expected or "Traceback" in ended.output:
+            if ended.returncode not in expected or "Traceback" in ended.output:
                 wrong.append(f"{name}, {command}: {ended}")
             if canary.exists():
                 wrong.append(f"{name}, {command}: EXECUTED OR WRITTEN\n{ended.output}")
@@ -175,7 +169,7 @@ def test_hostile_checkpoints(runner: Zygote, good: Path, tmp_path: Path, tell: A
     assert not wrong, "\n".join(wrong)
 
 
-def test_pickles_and_archives(runner: Zygote, good: Path, tmp_path: Path, tell: Any) -> None:
+def test_pickles_and_archives(warm: WarmProcess, good: Path, tmp_path: Path, tell: Any) -> None:
     canary = tmp_path / "canary"
     evil = pickle.dumps(Opened(canary))
     tried, wrong = 0, []
@@ -194,9 +188,9 @@ def test_pickles_and_archives(runner: Zygote, good: Path, tmp_path: Path, tell: 
                     if kind == "zip bomb":
                         archive.writestr("archive/data/0", bytes(300_000_000))
         for command, words in COMMANDS.items():
-            ended = runner.call(command, *words, folder=folder, limit=30)
+            ended = warm.call(command, *words, folder=folder, limit=30)
             tried += 1
-            if ended.status != 2 or "Traceback" in ended.output or canary.exists():
+            if ended.returncode != 2 or "Traceback" in ended.output or canary.exists():
                 wrong.append(f"{kind}, {command}: {ended}")
                 canary.unlink(missing_ok=True)
     tell("hostile pickles and archives: refused", tried - len(wrong), tried)
@@ -204,7 +198,7 @@ def test_pickles_and_archives(runner: Zygote, good: Path, tmp_path: Path, tell: 
 
 
 def test_hydras_own_settings_are_not_taken_from_a_folder(
-    runner: Zygote, good: Path, tmp_path: Path, tell: Any
+    warm: WarmProcess, good: Path, tmp_path: Path, tell: Any
 ) -> None:
     canary = tmp_path / "canary"
     callback = f"+hydra.callbacks.x={{_target_:subprocess.Popen,_args_:[[touch,'{canary}']]}}"
@@ -226,9 +220,9 @@ def test_hydras_own_settings_are_not_taken_from_a_folder(
                 f"- '{line}'\n" if file == "overrides" else f"hydra:\n  callbacks:\n    x: {line}\n"
             )
             (run / ".hydra" / f"{file}.yaml").write_text(text)
-            ended = runner.call("train", "resume=run", "budget.steps=10", folder=folder)
+            ended = warm.call("train", "resume=run", "budget.steps=10", folder=folder)
             tried += 1
-            if ended.status != 0 or "Traceback" in ended.output or canary.exists():
+            if ended.returncode != 0 or "Traceback" in ended.output or canary.exists():
                 wrong.append(f"{name} in {file}: {ended}")
     tell("hostile .hydra folders: not read, the run goes on", tried - len(wrong), tried)
     assert not wrong, "\n".join(wrong)

@@ -4,14 +4,13 @@ import json
 import random
 import shutil
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import SHORT_PLAY, TINY
-from zygote import Ended, Zygote, zygote
+from warm import Ended, WarmProcess
 
 from trm_lightning.runs.checkpoint_file import read_checkpoint
 
@@ -29,19 +28,13 @@ TIMINGS = ("seconds", "train/tokens_per_second", "checksum")
 
 
 @pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as started:
-        yield started
-
-
-@pytest.fixture(scope="module")
 def straight(
-    runner: Zygote, tmp_path_factory: pytest.TempPathFactory
+    warm: WarmProcess, tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[dict[str, Any], Ended]:
     """What an uninterrupted run leaves."""
     folder = tmp_path_factory.mktemp("straight")
-    ended = runner.call("train", *SETTINGS, folder=folder)
-    assert ended.status == 0, ended.output
+    ended = warm.call("train", *SETTINGS, folder=folder)
+    assert ended.returncode == 0, ended.output
     return left_by(folder / "run"), ended
 
 
@@ -98,14 +91,14 @@ def difference(a: Any, b: Any, place: str = "") -> str:
     return "" if a == b else f"{place}: {a!r} and {b!r}"
 
 
-def finish(runner: Zygote, folder: Path) -> None:
+def finish(warm: WarmProcess, folder: Path) -> None:
     """Give the same command again until it has ended."""
-    ended = runner.call("train", *SETTINGS, folder=folder)
-    assert ended.status == 0, ended.output
+    ended = warm.call("train", *SETTINGS, folder=folder)
+    assert ended.returncode == 0, ended.output
 
 
 def test_sigkill_at_random_moments(
-    runner: Zygote, straight: Straight, tmp_path: Path, tell: Any
+    warm: WarmProcess, straight: Straight, tmp_path: Path, tell: Any
 ) -> None:
     wanted, whole = straight
     draw, held, wrong = random.Random(1), 0, []
@@ -117,11 +110,11 @@ def test_sigkill_at_random_moments(
         ]  # every other one twice
         for moment in moments:
             kill = [(moment, signal.SIGKILL)]
-            ended = runner.call("train", *SETTINGS, folder=folder, signals=kill)
-            if ended.status == 0:
+            ended = warm.call("train", *SETTINGS, folder=folder, signals=kill)
+            if ended.returncode == 0:
                 break
         if not (folder / "run" / "results.json").is_file():
-            finish(runner, folder)
+            finish(warm, folder)
         found = difference(wanted, left_by(folder / "run"))
         held += not found
         wrong += [f"{moments}: {found}"] if found else []
@@ -131,22 +124,22 @@ def test_sigkill_at_random_moments(
 
 
 def test_sigkill_at_every_change_of_a_file(
-    runner: Zygote, straight: Straight, tmp_path: Path, tell: Any
+    warm: WarmProcess, straight: Straight, tmp_path: Path, tell: Any
 ) -> None:
     wanted, _ = straight
     counted = tmp_path / "counted"
     counted.mkdir()
-    ended = runner.call("train", *SETTINGS, folder=counted, at_event=0)
+    ended = warm.call("train", *SETTINGS, folder=counted, at_event=0)
     events = [line for line in ended.output.splitlines() if line.startswith("event ")]
     assert len(events) > 40, ended.output
     held, wrong = 0, []
     for number, event in enumerate(events, start=1):
         folder = tmp_path / str(number)
         folder.mkdir()
-        ended = runner.call("train", *SETTINGS, folder=folder, at_event=number)
-        assert ended.status == -signal.SIGKILL, (event, ended)
+        ended = warm.call("train", *SETTINGS, folder=folder, at_event=number)
+        assert ended.returncode == -signal.SIGKILL, (event, ended)
         if not (folder / "run" / "results.json").is_file():  # else it had come to its end
-            finish(runner, folder)
+            finish(warm, folder)
         found = difference(wanted, left_by(folder / "run"))
         held += not found
         wrong += [f"{event}: {found}"] if found else []
@@ -157,7 +150,7 @@ def test_sigkill_at_every_change_of_a_file(
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_at_any_moment_saves(
-    runner: Zygote, straight: Straight, tmp_path: Path, tell: Any,
+    warm: WarmProcess, straight: Straight, tmp_path: Path, tell: Any,
     number: signal.Signals,
 ) -> None:  # fmt: skip
     wanted, whole = straight
@@ -166,14 +159,14 @@ def test_a_signal_at_any_moment_saves(
         folder = tmp_path / str(i)
         folder.mkdir()
         moment = whole.seconds * (i + draw.random()) / n_moments
-        ended = runner.call("train", *SETTINGS, folder=folder, signals=[(moment, number)])
+        ended = warm.call("train", *SETTINGS, folder=folder, signals=[(moment, number)])
         found = ""
-        if ended.status not in (0, 128 + number, -number):
-            found = f"status {ended.status}\n{ended.output}"
+        if ended.returncode not in (0, 128 + number, -number):
+            found = f"status {ended.returncode}\n{ended.output}"
         elif "Traceback" in ended.output:
             found = ended.output
         elif not (folder / "run" / "results.json").is_file():
-            finish(runner, folder)
+            finish(warm, folder)
         found = found or difference(wanted, left_by(folder / "run"))
         held += not found
         wrong += [f"{moment:.2f} s: {found}"] if found else []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from conftest import SHORT_PLAY, TINY
 from omegaconf import OmegaConf
-from zygote import Ended, Zygote, zygote
+from warm import HUNG, Ended, WarmProcess
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, composer, conf_dir
@@ -42,12 +42,6 @@ ADDED = (
 )  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def runner(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Zygote]:
-    with zygote(tmp_path_factory.mktemp("zygote")) as started:
-        yield started
-
-
 def mutations(command: str, draw: random.Random) -> Iterator[str]:
     """Overrides of a command's own keys, without end, by a seeded draw."""
     resolvers.register()
@@ -75,18 +69,19 @@ def flat(node: Any, before: str = "") -> Iterator[str]:
 
 def fault_of(ended: Ended) -> str:
     """What is wrong with how a call ended; empty if nothing."""
-    if ended.status == -999 or ended.seconds > LIMIT:
+    if ended.returncode == HUNG or ended.seconds > LIMIT:
         return f"{ended.seconds:.0f} s"
-    told = ended.status == 1 and "this cannot run" in ended.output  # what only training finds out
-    told = told or (ended.status == 1 and "checks FAILED" in ended.output)
-    if ended.status not in (0, 2) and not told:
-        return f"status {ended.status}"
+    # What only training finds out, and what the audit does.
+    screens = ("this cannot run", "checks FAILED")
+    told = ended.returncode == 1 and any(screen in ended.output for screen in screens)
+    if ended.returncode not in (0, 2) and not told:
+        return f"status {ended.returncode}"
     return "a stack trace" if "Traceback" in ended.output else ""
 
 
-def test_mutated_overrides(runner: Zygote, tmp_path: Path, tell: Any) -> None:
-    made = runner.call("train", *COMMANDS["train"], "hydra.run.dir=run", folder=tmp_path)
-    assert made.status == 0, made.output
+def test_mutated_overrides(warm: WarmProcess, tmp_path: Path, tell: Any) -> None:
+    made = warm.call("train", *COMMANDS["train"], "hydra.run.dir=run", folder=tmp_path)
+    assert made.returncode == 0, made.output
     draw = random.Random(7)
     streams = {command: mutations(command, draw) for command in COMMANDS}
     cases = [("train", override) for override in ADDED]
@@ -98,7 +93,7 @@ def test_mutated_overrides(runner: Zygote, tmp_path: Path, tell: Any) -> None:
         folder = tmp_path / str(i)
         folder.mkdir()
         shutil.copytree(tmp_path / "run", folder / "run")
-        ended = runner.call(command, *COMMANDS[command], override, folder=folder, limit=LIMIT + 1)
+        ended = warm.call(command, *COMMANDS[command], override, folder=folder, limit=LIMIT + 1)
         fault = fault_of(ended)
         if fault:
             wrong.append(f"{command} {override}: {fault}\n{ended.output[-600:]}")

@@ -2,9 +2,6 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
+from warm import WarmProcess
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
@@ -97,12 +95,8 @@ def test_mistakes_are_named(overrides: list[str], named: str) -> None:
         audit_command(audit_config(*overrides))
 
 
-def test_the_exit_status_is_1_and_no_folder_is_made(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "trm_lightning.audit", "model=leaky_pooled_chunk", *DATA, *NET],
-        cwd=tmp_path, capture_output=True, text=True, timeout=240,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+def test_the_exit_status_is_1_and_no_folder_is_made(tmp_path: Path, warm: WarmProcess) -> None:
+    done = warm.call("audit", "model=leaky_pooled_chunk", *DATA, *NET, folder=tmp_path, limit=240)
     assert done.returncode == 1, done.stderr
     assert "checks FAILED" in done.stdout
     assert list(tmp_path.iterdir()) == []

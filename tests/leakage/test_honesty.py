@@ -56,7 +56,9 @@ def test_a_warm_start_is_named_everywhere(
 
 def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
     """Trained on copying, the same weights know nothing once the answer is withheld."""
-    cfg = configure(*WARM, "budget.steps=200", "optimizer.lr=0.01", "eval_every=200")
+    cfg = configure(
+        *WARM, "budget.steps=200", "optimizer.lr=0.01", "eval_every=200", "checkpoint_every=200"
+    )
     final = train(cfg)["final"]
     vocabulary = load_run(cfg.run_dir).model.vocab_size
     assert final["val/warm_start_ppl"]["perplexity"] < 3
@@ -105,7 +107,7 @@ def test_a_random_text_scores_no_better_than_its_vocabulary(
     for name, model in (("honest", "trm"), ("leak", "source_trm")):
         cfg = configure(
             f"model={model}", "model.n_refinements=2", "model.n_recursions=2", "budget.steps=60",
-            "eval_every=60", *data, folder=name,
+            "eval_every=60", "checkpoint_every=60", *data, folder=name,
         )  # fmt: skip
         scores[name] = next(iter(train(cfg)["final"].values()))
     assert scores["honest"]["perplexity"] > 15.9

@@ -1,14 +1,12 @@
 """The generate command on a run folder made here."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from omegaconf import OmegaConf
+from warm import WarmProcess
 
 from trm_lightning.cli.screen import cause_of
 from trm_lightning.data import (
@@ -190,15 +188,11 @@ def test_a_missing_run_is_named() -> None:
         run_generate(Path("no/such/run"))
 
 
-def test_the_command_writes_to_the_screen_only(tmp_path: Path) -> None:
+def test_the_command_writes_to_the_screen_only(tmp_path: Path, warm: WarmProcess) -> None:
     make_run(tmp_path / "run", TRM, **RECURSION)
     before = sorted(tmp_path.rglob("*"))
     overrides = ["run=run", 'prompt="To be, or"', "n_tokens=20", "device=cpu"]
-    done = subprocess.run(
-        [sys.executable, "-m", "trm_lightning.generate", *overrides],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])},
-    )  # fmt: skip
+    done = warm.call("generate", *overrides, folder=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("to be, or")
     assert "20 tokens in" in done.stderr
