@@ -11,6 +11,9 @@ import pytest
 from cli_toy import Run, call, runs, write_project
 from warm import run_cold
 
+from trm_lightning.cli.job import signal_behind
+from trm_lightning.errors import Stopped
+
 
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
@@ -238,3 +241,17 @@ def test_a_reader_who_leaves_early_gets_no_stack_trace(tmp_path: Path) -> None:
     done = subprocess.run(call, cwd=tmp_path, stdout=writer, stderr=subprocess.PIPE, text=True)
     os.close(writer)
     assert (done.stderr, done.returncode) == ("", 141)
+
+
+def test_a_signal_hidden_by_what_failed_in_its_wake_is_found() -> None:
+    def fail_in_cleanup() -> None:
+        try:
+            raise Stopped(15)
+        finally:
+            raise KeyError("half-made")
+
+    with pytest.raises(KeyError) as hidden:
+        fail_in_cleanup()
+    found = signal_behind(hidden.value)
+    assert found is not None and found.number == 15
+    assert signal_behind(KeyError("alone")) is None

@@ -71,6 +71,8 @@ def _run_alone(
     except (KeyboardInterrupt, SystemExit) as stop:
         _stop(stop, folder)
     except Exception as error:
+        if (behind := signal_behind(error)) is not None:
+            _stop(behind, folder)
         mistake = screen.cause_of(error)
         if mistake is None:
             if not owned:
@@ -107,6 +109,9 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
         status |= {"status": "interrupted"}
         _stop(stop, folder)
     except Exception as error:
+        if (behind := signal_behind(error)) is not None:
+            status |= {"status": "interrupted"}
+            _stop(behind, folder)
         mistake = screen.cause_of(error)
         status |= {"status": "failed", "error": f"{type(error).__name__}: {error}"}
         if mistake is None:
@@ -145,6 +150,17 @@ def refuse_several_devices(cfg: DictConfig) -> None:
             f"trainer.devices={devices}: a sweep in one process cannot train on several devices",
             "Set trainer.devices=1, or start one command per job, e.g. in a shell loop.",
         )
+
+
+def signal_behind(error: BaseException) -> Stopped | None:
+    """Return the signal during whose handling ``error`` was raised; None where there was none.
+
+    A library that is stopped half-way may fail while it cleans up, and so hide why.
+    """
+    current: BaseException | None = error
+    while current is not None and not isinstance(current, Stopped):
+        current = current.__context__
+    return current
 
 
 def _stop(stop: BaseException, folder: Path) -> NoReturn:
