@@ -15,6 +15,8 @@ NAMES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 FACTS = {
     "builtin_char": (51, [1_383_148, 138_719, 138_891]),
     "builtin_word": (287, [300_035, 30_122, 30_228]),
+    # Of the held-out split the blanks: two in each window of 30 words, every 4 words.
+    "infilling_word": (5000, [236_083, 13_408]),
     "shakespeare_char": (65, [1_003_854, 111_540]),
     "shakespeare_word": (5000, [236_083, 26_844]),
     "text": (4, [180, 20]),

@@ -2,13 +2,15 @@
 
 In the order of one comparison (``comparison`` calls them):
 
+- ``budgets``: limits of the runs by name: smoke, laptop, gpu.
 - ``entries``: the lines of a comparison, read from the config.
 - ``plan``: which runs are needed, each with its overrides and folder.
 - ``parity``: what must be equal between them, and how equal it came out.
-- ``workers``, ``training_process``: how runs are trained in parallel.
+- ``workers``, ``training_process``, ``warm_start``: how runs are trained in parallel.
 - ``run_records``: how a run folder is read back.
 - ``paired_statistics``, ``intervals``: differences paired by seed, with t intervals.
-- ``fits``: curves through entries: ``frontier`` and ``recurrence`` (by ``power_law``).
+- ``fits``: curves through entries: ``frontier``, ``recurrence`` (by ``power_law``), ``trend``.
+- ``measures``: what is measured of each run, by ``probes``; ``breaks`` looks for breaks in it.
 - ``notes``: warnings under the table.
 - ``table``, ``study_table``, ``cells``: the table.
 """
