@@ -8,10 +8,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from cli_toy import Run, call, runs, write_project
+from cli_toy import REPOSITORY, Run, call, runs, write_project
+from omegaconf import OmegaConf
 from warm import run_cold
 
 from trm_lightning.cli.job import signal_behind
+from trm_lightning.cli.sweep import SweepTable
 from trm_lightning.errors import Stopped
 
 
@@ -101,6 +103,31 @@ def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path, 
     result = run(project, "seed=1,2", "hydra.sweeper.max_batch_size=1", "-m")
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("PL_GLOBAL_SEED=None") == 2  # each job sets it to 17
+
+
+@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+def test_sweeps_by_other_launchers_share_one_folder(project: Path, launcher: str) -> None:
+    """In processes of their own, which must not make folders by their own clocks and ids."""
+    pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")
+    fail = "act=crash" if launcher == "joblib" else "act=nothing"
+    words = ("--config-path", "conf", f"hydra/launcher={launcher}", "seed=1,2", fail, "-m")
+    path = {"PYTHONPATH": f"{project}:{REPOSITORY}"}
+    result = run_cold("toy", *words, folder=project, env=path)
+    assert result.returncode == (launcher == "joblib"), result.stderr
+    (sweep,) = (project / "outputs" / "sweeps").glob("*/*")
+    assert len(list(sweep.glob("*/status.json"))) == 2
+    assert f"{0 if launcher == 'joblib' else 2} of 2 jobs completed" in result.stdout
+
+
+def test_a_sweep_that_ran_nothing_has_failed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = OmegaConf.create({"hydra": {"sweep": {"dir": str(tmp_path)}}})
+    with pytest.raises(SystemExit) as stop:
+        SweepTable().on_multirun_end(config)
+    assert stop.value.code == 1
+    said = capsys.readouterr()
+    assert "0 of 0 jobs" in said.out and "has not run any" in said.err
 
 
 def test_sweep_refuses_several_devices(project: Path, run: Run) -> None:

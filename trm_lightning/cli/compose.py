@@ -84,6 +84,11 @@ class Call:
         )
 
 
+# Extras of pyproject.toml by the launcher that they bring.
+_LAUNCHER_EXTRAS = {
+    "joblib": "sweep-joblib", "submitit_slurm": "sweep-submitit",
+    "submitit_local": "sweep-submitit", "ray": "sweep-ray",
+}  # fmt: skip
 _TARGET = re.compile(r"_target_:\s*['\"]?([\w.]+)")
 _MOST_CHECKED = 20  # jobs of a sweep; one takes about a quarter of a second
 
@@ -232,6 +237,11 @@ def _missing_config(error: MissingConfigException, call: Call) -> UserError:
     """A group choice, or a primary config, that no file has."""
     wanted = error.missing_cfg_file or ""
     group, _, choice = wanted.rpartition("/")
+    if group == "hydra/launcher" and choice in _LAUNCHER_EXTRAS:
+        extra = _LAUNCHER_EXTRAS[choice]
+        return UserError(
+            f"The launcher {choice} is not installed.", f"pip install 'trm-lightning[{extra}]'"
+        )
     if not group or not error.options:
         files = sorted(path.stem for path in call.conf.glob("*.yaml"))
         what = f"there is no config `{wanted}` in {call.conf}{nearest(wanted, files)}"

@@ -49,8 +49,9 @@ def subtract(a: int, b: int) -> int:
 
 def register() -> None:
     """Register them all; may be called again."""
-    OmegaConf.register_new_resolver("run_id", run_id, replace=True)
-    OmegaConf.register_new_resolver("run_time", run_time, replace=True)
+    # Cached in the config too: a launcher's worker gets the sweep's config with the sweep's folder.
+    OmegaConf.register_new_resolver("run_id", run_id, replace=True, use_cache=True)
+    OmegaConf.register_new_resolver("run_time", run_time, replace=True, use_cache=True)
     OmegaConf.register_new_resolver("slug", slug, replace=True)
     OmegaConf.register_new_resolver("budget_suffix", budget_suffix, replace=True)
     OmegaConf.register_new_resolver("sub", subtract, replace=True)

@@ -20,7 +20,9 @@ class SweepTable(Callback):
         folder = Path(config.hydra.sweep.dir)
         jobs = read_jobs(folder)
         print(f"\n{table(jobs)}\n\n{_summary(jobs)}; see {folder}")
-        if any(job["status"] != "completed" for job in jobs):
+        if not jobs:
+            print("No job has left a status there: the launcher has not run any.", file=sys.stderr)
+        if not jobs or any(job["status"] != "completed" for job in jobs):
             sys.exit(1)
 
 
