@@ -35,7 +35,7 @@ VALUES = (
 ADDED = (
     "+model.foo=1", "~model.width", "+data.cache_dir=/proc/x", "+trainer.fast_dev_run=true",
     "+trainer.limit_val_batches=0", "+trainer.accumulate_grad_batches=2",
-    "+trainer.gradient_clip_val=1", "+trainer.profiler=simple", "+trainer.num_nodes=2",
+    "+trainer.gradient_clip_val=1", "+trainer.barebones=true", "+trainer.num_nodes=2",
     "model.n_refinements=1000000000000", "data.batch_size=10000000", "model.width=1000000",
     "trainer.devices=-3", "trainer.devices=1000", "hydra.run.dir=/dev/null/x", "model=nothing",
     "experiment=nothing", "optimizer.betas=[2,3]", "+trainer.strategy=fsdp", "budget.seconds=-1",

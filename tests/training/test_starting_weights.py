@@ -100,3 +100,34 @@ def test_summed_supervision_is_one_step_of_the_mean_gradient(
     summed, expected = seen
     for name, gradient in summed.items():
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+SUMMED = ["accumulate_supervision=true", "model.n_supervision=2"]
+
+
+@pytest.mark.parametrize("words", [[], ["model.n_supervision=2"], SUMMED])
+def test_a_batch_in_parts_trains_as_the_whole_batch(
+    configure: Configure, tmp_path: Path, words: list[str]
+) -> None:
+    """Also in parts of unequal size, 8 windows in 3. Dropout would draw other masks."""
+    same = ("model=trm", "model.dropout=0", "optimizer=adamw", *words)
+    whole = train(configure(*same, folder="whole"))
+    parts = train(configure(*same, "gradient_accumulation=3", folder="parts"))
+    for key in ("optimizer_steps", "tokens_seen"):
+        assert whole[key] == parts[key]
+    nats = [run["final"]["val/ppl"]["nats_per_token"] for run in (whole, parts)]
+    assert nats[0] == pytest.approx(nats[1], abs=1e-5)
+
+
+def test_the_users_own_model_checkpoint_saves(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure("model=ar")
+    cfg.callbacks = {
+        "own": {
+            "_target_": "lightning.pytorch.callbacks.ModelCheckpoint",
+            "dirpath": str(tmp_path / "own"), "monitor": "val/ppl", "filename": "mine",
+        }
+    }  # fmt: skip
+    train(cfg)
+    assert read_checkpoint(tmp_path / "own" / "mine.ckpt")["run"]["config"]["seed"] == cfg.seed
+    ours = {path.name for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt")}
+    assert ours >= {"best.ckpt", "last.ckpt"}

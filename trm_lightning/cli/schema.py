@@ -44,6 +44,7 @@ class TrainConfig:
     seed: int = field(metadata=SEED)
     grad_clip: float | None = field(metadata={"limits": (1e-12, None)})
     ema_decay: float | None = field(metadata={"limits": (0, 1)})
+    gradient_accumulation: int = field(metadata=COUNT)
     accumulate_supervision: bool
     init_from: str | None = field(metadata={"example": RUN})
     eval_every: int = field(metadata=COUNT)

@@ -4,7 +4,7 @@ _BUDGET = "budget.steps, .tokens, .epochs or .seconds"
 _LOADERS = "a text of your own size (data=text)"
 
 REFUSED = {
-    "accumulate_grad_batches": "data.batch_size",
+    "accumulate_grad_batches": "gradient_accumulation",
     "barebones": "logger=none progress=false",
     "callbacks": "callbacks=…",
     "check_val_every_n_epoch": "eval_every",
@@ -30,7 +30,6 @@ REFUSED = {
     "num_sanity_val_steps": "nothing",
     "overfit_batches": _LOADERS,
     "precision": "precision",
-    "profiler": "python -m cProfile, or py-spy from outside",
     "reload_dataloaders_every_n_epochs": "nothing",
     "use_distributed_sampler": "nothing",
     "val_check_interval": "eval_every",

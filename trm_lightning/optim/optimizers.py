@@ -1,13 +1,38 @@
-"""The optimizers that ``conf/optimizer`` names."""
+"""The optimizers that ``conf/optimizer`` names, and torch's own."""
 
+import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
-from torch.optim import AdamW
+from torch.optim import LBFGS, AdamW, Optimizer
 
+from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.muon import Muon, hidden_matrices
+
+
+def make_optimizer(make: Callable[..., Optimizer], model: nn.Module) -> Optimizer:
+    """Make an optimizer of a model.
+
+    Args:
+        make: a function of the model, or a class of ``torch.optim`` with its settings bound.
+        model: the model to train.
+
+    Raises:
+        UserError: for an optimizer that evaluates the loss itself.
+    """
+    kind = getattr(make, "func", make)
+    if not (inspect.isclass(kind) and issubclass(kind, Optimizer)):
+        return make(model)
+    if issubclass(kind, LBFGS):
+        raise UserError(
+            "torch.optim.LBFGS evaluates the loss several times per step, which the training loop "
+            "does not offer.",
+            "Use another optimizer.",
+        )
+    return make([p for p in model.parameters() if p.requires_grad])
 
 
 def adamw(

@@ -5,6 +5,7 @@ any depth, and resolve ``${…}``; so a config is checked before it is used at a
 elsewhere are built where the user names their modules in the same call (``trust=my_models``).
 """
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 from hydra.errors import HydraException
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
+from torch import optim
+from torch.optim import lr_scheduler
 
 from trm_lightning.data import Corpus, TextDataModule, Tokenizer, text_data
 from trm_lightning.errors import UserError
@@ -96,7 +99,7 @@ def _targets(node: Any, file: Path, place: str = "", depth: int = 0) -> Iterator
 
 
 def _is_shipped(name: str) -> bool:
-    if name in NAMED:
+    if name in NAMED or _is_of_torch(name):
         return True
     if not name.startswith(ROOMS):
         return False
@@ -107,6 +110,16 @@ def _is_shipped(name: str) -> bool:
     return found is text_data or (
         isinstance(found, type) and issubclass(found, KINDS) and found.__module__.startswith(ROOMS)
     )
+
+
+def _is_of_torch(name: str) -> bool:
+    """Return whether a name is an optimizer or a schedule of torch's."""
+    if not re.fullmatch(r"torch\.optim\.(lr_scheduler\.)?[A-Z]\w*", name):
+        return False
+    found = getattr(
+        lr_scheduler if "lr_scheduler" in name else optim, name.rpartition(".")[2], None
+    )
+    return isinstance(found, type) and issubclass(found, optim.Optimizer | lr_scheduler.LRScheduler)
 
 
 def _is_trusted(name: str, trust: Iterable[str]) -> bool:

@@ -77,11 +77,11 @@ def _slope(series: str, points: list[Values], relative: bool) -> Values:
 def _sentence(slope: Values, study: Values) -> str:
     """Say how a series' score goes from its first point to its last, and whether that is sure."""
     first, last, best = slope["first"], slope["last"], slope["best"]
-    axis, relative = study["axis"], study["relative"]
-    what = "the gain over its own baseline" if relative else "perplexity"
+    relative = study["relative"]
+    what = "gain over its own baseline" if relative else "perplexity"
     unit = " %" if relative else ""
-    ends = [f"{_value(p, relative)}{unit} at {axis} {p['at']:g}" for p in (first, last)]
-    told = f"{slope['series']}: {what} is {' and '.join(ends)}"
+    ends = [f"{_value(point, relative)}{unit} at {point['at']:g}" for point in (first, last)]
+    told = f"{slope['series']}: {what} over {study['axis']}: {', '.join(ends)}"
     change = slope["per_doubling"]
     if change is None:
         return told + "."

@@ -12,6 +12,7 @@ import lightning as L
 import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Checkpoint
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -21,7 +22,7 @@ from trm_lightning.errors import Stopped, UserError
 from trm_lightning.evaluation import Score
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
-from trm_lightning.optim.schedules import TimeShare
+from trm_lightning.optim.schedules import UNLIMITED, TimeShare
 from trm_lightning.runs.history import FILE
 from trm_lightning.runs.load import check_resumable, model_arguments, start_from
 from trm_lightning.runs.lock import sole_user
@@ -46,7 +47,6 @@ from trm_lightning.training.screens import closing_screen, opening_screen
 from trm_lightning.training.tensorboard_events import drop_events_after
 
 _log = logging.getLogger(__name__)
-UNLIMITED = 10**9  # optimizer steps of a run that ends by the clock
 
 
 def train(cfg: DictConfig) -> dict[str, Any]:
@@ -228,6 +228,7 @@ def build_module(
         time_share=time_share,
         cuda_graph=cfg.cuda_graph,
         accumulate_supervision=cfg.accumulate_supervision,
+        gradient_accumulation=cfg.gradient_accumulation,
     )
 
 
@@ -286,7 +287,7 @@ def build_trainer(
         val_check_interval=math.ceil(cfg.eval_every / module.steps_per_batch),
         check_val_every_n_epoch=None,
         num_sanity_val_steps=0,
-        enable_checkpointing=False,
+        enable_checkpointing=any(isinstance(c, Checkpoint) for c in callbacks),  # the user's own
         enable_progress_bar=False,
         enable_model_summary=False,
         inference_mode=False,

@@ -1,6 +1,6 @@
 """One training loop for every model: supervision steps by manual optimization."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,13 +10,14 @@ import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LRScheduler
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, Score
 from trm_lightning.models import LanguageModel
-from trm_lightning.optim.schedules import TimeShare
+from trm_lightning.optim.optimizers import make_optimizer
+from trm_lightning.optim.schedules import TimeShare, make_schedule
 from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
 from trm_lightning.training.ema import EmaWeights
 
@@ -49,6 +50,8 @@ class TrainingModule(L.LightningModule):
         time_share: returns how much of a budget in seconds is used up, 0 to 1.
         cuda_graph: on one GPU, replay a training step as a CUDA graph where that is possible
             (``model.cuda_graph_safe``, :func:`can_be_graphed`).
+        gradient_accumulation: parts that each batch is split into, one after the other, to save
+            memory; the gradient is that of the whole batch.
         accumulate_supervision: sum the gradients of a batch's supervision steps for one optimizer
             step, instead of one after each.
 
@@ -62,7 +65,7 @@ class TrainingModule(L.LightningModule):
         self,
         model: LanguageModel,
         optimizer: Callable[..., Optimizer],
-        schedule: Callable[..., LambdaLR],
+        schedule: Callable[..., LRScheduler],
         supervised_tokens: int,
         grad_clip: float | None = 1.0,
         ema_decay: float | None = None,
@@ -70,6 +73,7 @@ class TrainingModule(L.LightningModule):
         time_share: TimeShare = lambda: 0.0,
         cuda_graph: bool = False,
         accumulate_supervision: bool = False,
+        gradient_accumulation: int = 1,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -81,6 +85,7 @@ class TrainingModule(L.LightningModule):
         self.supervised_tokens = supervised_tokens
         self.cuda_graph = cuda_graph
         self.accumulate_supervision = accumulate_supervision
+        self.gradient_accumulation = gradient_accumulation
         self._graphed: GraphedStep | None = None
         self.total_steps = total_steps
         self.time_share = time_share
@@ -96,17 +101,15 @@ class TrainingModule(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
         try:
-            optimizer = self.make_optimizer(self.model)
+            optimizer = make_optimizer(self.make_optimizer, self.model)
         except (TypeError, ValueError) as error:
             raise UserError(f"The optimizer could not be set up: {error}") from error
         self._groups = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
-        schedule = self.make_schedule(
-            optimizer, total_steps=self.total_steps, time_share=self.time_share
-        )
-        graphed = self.cuda_graph and self.model.cuda_graph_safe
+        schedule = make_schedule(self.make_schedule, optimizer, self.total_steps, self.time_share)
+        graphed = self.cuda_graph and self.model.cuda_graph_safe and self.gradient_accumulation == 1
         graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
         self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
         return {"optimizer": optimizer, "lr_scheduler": schedule}
@@ -125,7 +128,9 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
         """Train on one batch of ids (B, L) for all its supervision steps."""
-        state, nats, grad_norm = None, [], torch.zeros((), device=tokens.device)
+        nats, grad_norm = [], torch.zeros((), device=tokens.device)
+        parts = tokens.chunk(self.gradient_accumulation)
+        states: list[Any] = [None] * len(parts)
         for i in range(self.model.n_supervision):
             # Every process counts alike, so all leave the loop together.
             if self.optimizer_steps >= self.total_steps:
@@ -135,11 +140,10 @@ class TrainingModule(L.LightningModule):
                 self._optimizer_step()
                 nll, grad_norm = self._graphed.numbers
             else:
-                step = self.model.supervision_step(tokens, self._first(tokens), state)
-                grad_norm = self._backward(step.loss, i)
+                nll, states = self._gradients(parts, states, i)
                 if not self.accumulate_supervision or i == self.model.n_supervision - 1:
+                    grad_norm = self._clipped_norm()
                     self._optimizer_step()
-                state, nll = step.state, step.nll.detach()
             nats.append(nll)
         self.batches_seen += 1
         self.tokens_seen += tokens.numel() * self.trainer.world_size
@@ -157,22 +161,37 @@ class TrainingModule(L.LightningModule):
 
     def _clipped_gradients(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Run a whole supervision step but for the update; return nats and gradient norm."""
+        self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
         step = self.model.supervision_step(tokens, self._first(tokens))
-        return step.nll, self._backward(step.loss)
+        self.manual_backward(step.loss)
+        return step.nll, self._clipped_norm()
+
+    def _gradients(
+        self, parts: Sequence[Tensor], states: list[Any], supervision_step: int
+    ) -> tuple[Tensor, list[Any]]:
+        """Add up the gradients of one supervision step on all parts of a batch.
+
+        Returns:
+            Nats per supervised token of the batch, and where each part goes on.
+        """
+        n_summed = self.model.n_supervision if self.accumulate_supervision else 1
+        if n_summed == 1 or supervision_step == 0:
+            self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        n_windows, nll, after = sum(map(len, parts)), torch.zeros(()), []
+        for part, state in zip(parts, states, strict=True):
+            step = self.model.supervision_step(part, self._first(part), state)
+            share = len(part) / n_windows
+            self.manual_backward(step.loss * (share / n_summed))
+            nll = nll.to(step.nll.device) + share * step.nll.detach()
+            after.append(step.state)
+        return nll, after
 
     def _first(self, tokens: Tensor) -> int:
         """Return the first position whose token counts in the loss."""
         return tokens.shape[1] - self.supervised_tokens
 
-    def _backward(self, loss: Tensor, supervision_step: int = 0) -> Tensor:
-        """Return the gradient norm; where gradients add up, clipping comes with the last step."""
-        if not self.accumulate_supervision or supervision_step == 0:
-            self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
-        if self.accumulate_supervision:
-            loss = loss / self.model.n_supervision
-        self.manual_backward(loss)
-        if self.accumulate_supervision and supervision_step < self.model.n_supervision - 1:
-            return loss.detach()
+    def _clipped_norm(self) -> Tensor:
+        """Clip the gradients; return their norm before that."""
         return torch.nn.utils.clip_grad_norm_(
             self.model.parameters(), self.grad_clip or float("inf")
         )
