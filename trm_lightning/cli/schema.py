@@ -175,6 +175,17 @@ class CompareConfig(TrainConfig):
     measure: str | None
 
 
+@dataclass
+class TuneConfig(TrainConfig):
+    """conf/tune.yaml: a search's own keys beside those of its training runs."""
+
+    name: str
+    space: Any
+    trials: int = field(metadata=COUNT)
+    storage: str | None = field(metadata={"example": "sqlite:///search.db"})
+    prune: bool
+
+
 # A command that is not named here has its `_target_` nodes checked, but not its top level.
 SCHEMAS: dict[str, type] = {
     "train": TrainConfig,
@@ -184,5 +195,6 @@ SCHEMAS: dict[str, type] = {
     "audit": AuditConfig,
     "benchmark": BenchmarkConfig,
     "compare": CompareConfig,
+    "tune": TuneConfig,
     "report": ReportConfig,
 }

@@ -106,7 +106,7 @@ def make_plan(cfg: DictConfig, folder: Path, forwarded: list[str], call: Call) -
     runs, configs = {}, {}
     for entry in own:
         given = merge([*common, *forwarded, *entry.overrides])
-        run = configs[entry.name] = _composed(call, given)
+        run = configs[entry.name] = compose_run(call, given)
         for key, value in budget_settings(cfg, run, entry.budget_share).items():
             OmegaConf.update(run, key, value)
             given.append(f"{key}={'null' if value is None else value}")
@@ -190,8 +190,12 @@ def _refuse_settings_of_one_run(given: dict[str, str]) -> None:
             )
 
 
-def _composed(call: Call, overrides: list[str]) -> DictConfig:
-    """Compose and check a run's config; return it resolved and without Hydra's own part."""
+def compose_run(call: Call, overrides: list[str]) -> DictConfig:
+    """Compose and check a run's config; return it resolved and without Hydra's own part.
+
+    Raises:
+        UserError: for anything that would keep the run from starting.
+    """
     with composer(call) as composed:
         cfg = compose_or_explain(composed, overrides)
         with hydra_values(cfg):

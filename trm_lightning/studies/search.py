@@ -1,0 +1,249 @@
+"""A search for settings: Optuna proposes, ordinary training runs answer.
+
+Several processes, on one machine or many, share a search through its storage and its folder. Under
+the folder's lock each of them takes a trial that a killed process has left, or a new one; the lock
+of the trial's own file says whether somebody is at it. So no trial is lost, and none is run twice.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from tqdm import tqdm
+
+from trm_lightning.cli.compose import Call
+from trm_lightning.cli.overrides import merge, parse_overrides
+from trm_lightning.errors import UserError
+from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.results_file import FILE, read_results
+from trm_lightning.studies.plan import PlannedRun, compose_run, training_call
+from trm_lightning.studies.search_space import Setting, read_space
+from trm_lightning.studies.training_process import TrainingProcess
+
+POLL_SECONDS = 1.0
+_OWN_KEYS = {"name", "space", "trials", "storage", "prune", "seed"}  # of conf/tune.yaml
+
+
+@dataclass(frozen=True)
+class Search:
+    """A search and how its trials are trained.
+
+    Attributes:
+        study: Optuna's, shared by all processes.
+        space: what is searched.
+        fixed: overrides of every trial.
+        call: how the training command finds its configs.
+        folder: holds the trials' runs.
+        trials: how many there are to be, whoever runs them.
+        prune: stop trials that are worse than the median at the same step.
+    """
+
+    study: optuna.Study
+    space: list[Setting]
+    fixed: list[str]
+    call: Call
+    folder: Path
+    trials: int
+    prune: bool
+
+
+def make_search(cfg: DictConfig) -> Search:
+    """Open the search of a config, or begin it; check its settings before any trial.
+
+    Raises:
+        UserError: for anything that would keep a trial from starting.
+    """
+    folder = Path(HydraConfig.get().runtime.output_dir)
+    space = read_space(cfg.space)
+    study = open_study(str(cfg.name), cfg.storage, folder, int(cfg.seed), bool(cfg.prune))
+    fixed = [*_handed_on(), f"seed={cfg.seed}"]
+    search = Search(study, space, fixed, training_call(), folder, int(cfg.trials), bool(cfg.prune))
+    example = [setting.override(_first(setting.distribution)) for setting in space]
+    compose_run(search.call, merge([*fixed, *example]))
+    refuse_another_space(search)
+    return search
+
+
+def _handed_on() -> list[str]:
+    """Return the overrides of this command's line that every trial gets as well."""
+    hydra = HydraConfig.get()
+    choices = [f"{group}={hydra.runtime.choices[group]}" for group in ("data", "model")]
+    given = {o.key_or_group: str(o.input_line) for o in parse_overrides(list(hydra.overrides.task))}
+    handed_on = [line for key, line in given.items() if key.partition(".")[0] not in _OWN_KEYS]
+    return merge([*choices, *handed_on])
+
+
+def _first(distribution: Any) -> Any:
+    choices = getattr(distribution, "choices", None)
+    return choices[0] if choices else distribution.low
+
+
+def open_study(
+    name: str, storage: str | None, folder: Path, seed: int, prune: bool
+) -> optuna.Study:
+    """Open a study, or create it: in a journal file of the folder, or at a storage's URL.
+
+    Raises:
+        UserError: for a storage that cannot be opened.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    folder.mkdir(parents=True, exist_ok=True)
+    place: Any = storage
+    if storage is None:
+        backend = JournalFileBackend(str(folder / "journal.log"))
+        place = optuna.storages.JournalStorage(backend)
+    try:
+        return optuna.create_study(
+            study_name=name,
+            storage=place,
+            load_if_exists=True,
+            sampler=optuna.samplers.TPESampler(seed=seed, constant_liar=True),
+            pruner=optuna.pruners.MedianPruner() if prune else optuna.pruners.NopPruner(),
+        )
+    except Exception as error:  # whatever the storage's own library raises
+        raise UserError(
+            f"storage={storage}: {str(error).splitlines()[0]}",
+            "Leave it out for a file in the search's folder, or give a URL such as "
+            "sqlite:///search.db.",
+        ) from error
+
+
+def refuse_another_space(search: Search) -> None:
+    """Refuse to go on with a search of that name that tried other settings.
+
+    Raises:
+        UserError: naming what differs.
+    """
+    as_json = optuna.distributions.distribution_to_json
+    settings = {
+        "space": {s.key: as_json(s.distribution) for s in search.space},
+        "fixed": sorted(search.fixed),
+    }
+    stored = search.study.user_attrs.get("settings")
+    if stored is None:
+        search.study.set_user_attr("settings", settings)
+    elif stored != settings:
+        differing = [key for key in settings if stored.get(key) != settings[key]]
+        raise UserError(
+            f"The search in {search.folder} has another {' and other '.join(differing)}.",
+            "Give this one a name of its own: name=…",
+        )
+
+
+def run_search(search: Search, progress: bool = True) -> None:
+    """Run trials until there are enough, with other processes' where there are some.
+
+    Raises:
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the trial in progress has saved; the same
+            command goes on with it.
+    """
+    bar = tqdm(total=search.trials, unit="trial", dynamic_ncols=True, disable=not progress)
+    with bar:
+        while (taken := _take(search)) is not None:
+            trial, lock = taken
+            try:
+                bar.n = sum(t.state.is_finished() for t in search.study.trials)
+                bar.set_description(f"trial {trial.number}")
+                _run(search, trial)
+            finally:
+                lock.release()
+        bar.n = sum(t.state.is_finished() for t in search.study.trials)
+
+
+def _take(search: Search) -> tuple[optuna.Trial, FileLock] | None:
+    """Take an abandoned trial or a new one, with its lock; None where there are enough."""
+    (search.folder / "runs").mkdir(parents=True, exist_ok=True)
+    with FileLock(search.folder / "search.lock"):
+        trials = search.study.get_trials(deepcopy=False)
+        for found in trials:
+            if found.state == TrialState.RUNNING and (lock := _lock(search, found.number)):
+                return optuna.Trial(search.study, found._trial_id), lock
+        if len(trials) >= search.trials:
+            return None
+        trial = search.study.ask({s.key: s.distribution for s in search.space})
+        new = _lock(search, trial.number)
+        assert new is not None
+        return trial, new
+
+
+def _lock(search: Search, number: int) -> FileLock | None:
+    """Take a trial's lock; None where another process has it."""
+    lock = FileLock(run_folder(search.folder, number).with_suffix(".lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        return None
+    return lock
+
+
+def run_folder(folder: Path, number: int) -> Path:
+    """Return the run folder of a trial."""
+    return folder / "runs" / f"trial_{number:04d}"
+
+
+def _run(search: Search, trial: optuna.Trial) -> None:
+    """Train a trial's run to its end, or until it is pruned, and tell Optuna."""
+    given = [s.override(trial.params[s.key]) for s in search.space]
+    folder = run_folder(search.folder, trial.number)
+    overrides = merge([*search.fixed, *given, "progress=false"])
+    run = PlannedRun(f"trial_{trial.number}", 0, overrides, folder)
+    trial.set_user_attr("folder", str(folder))
+    process = TrainingProcess(run, search.call.flags(), 1, warm=True)
+    with _stopping(process):
+        while not process.has_ended():
+            time.sleep(POLL_SECONDS)
+            if _report(trial, folder) and search.prune and trial.should_prune():
+                assert process.process is not None
+                process.process.terminate()
+                process.process.wait()
+                search.study.tell(trial.number, state=TrialState.PRUNED)
+                return
+    failure = process.failure()
+    _report(trial, folder)
+    if failure is not None or not (folder / FILE).is_file():
+        trial.set_user_attr("failure", failure or "ended without results")
+        search.study.tell(trial.number, state=TrialState.FAIL)
+        return
+    search.study.tell(trial.number, best_nats(folder))
+
+
+@contextmanager
+def _stopping(process: TrainingProcess) -> Iterator[None]:
+    """Let the run save its state when the search is stopped; its trial stays to be continued."""
+    try:
+        yield
+    except BaseException:
+        if process.process is not None:
+            process.process.terminate()
+            process.process.wait()
+        raise
+
+
+def _report(trial: optuna.Trial, folder: Path) -> bool:
+    """Report the validations that Optuna has not seen; return whether there were some."""
+    history = folder / "metrics.jsonl"
+    seen = trial.storage.get_trial(trial._trial_id).intermediate_values
+    new = False
+    for line in read_lines(history) if history.is_file() else []:
+        names = (k for k in line if k.startswith("val/") and k.endswith("_nats_per_token"))
+        name, step = next(names, None), int(line["step"])
+        if name is not None and step not in seen:
+            trial.report(float(line[name]), step)
+            new = True
+    return new
+
+
+def best_nats(folder: Path) -> float:
+    """Return the lowest validation nats per token of a finished run."""
+    results = read_results(folder)
+    return math.log(next(iter(results["best"].values()))["perplexity"])
