@@ -7,9 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import Configure
+from matplotlib.figure import Figure
 
 from trm_lightning.errors import UserError
 from trm_lightning.models import AR, LanguageModel
+from trm_lightning.reports.colors import series_styles
+from trm_lightning.reports.studies import study_section
 from trm_lightning.runs.load import load_run
 from trm_lightning.studies import probes
 from trm_lightning.studies.entries import Entry
@@ -121,6 +124,10 @@ def test_a_measurement_is_taken_once_and_told(trained: Path, name: str) -> None:
     study = {"kind": name, **measured(name, [group], "size")}
     assert len(study["verdict"]) == (2 if name == "memory" else 1)
     assert "| trm" in "\n".join(study_parts(study))
+    section = study_section(study, series_styles({"trm": "trm"}))
+    [picture] = section.pictures
+    assert isinstance(picture.source, Figure)
+    picture.source.draw_without_rendering()
     if name != "memory":
         (folder / f"{name}.json").write_text("{}")
         with pytest.raises(UserError, match="Delete it"):

@@ -8,9 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 from compare_folders import CALL, asking, config, make_run
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from trm_lightning.errors import UserError
+from trm_lightning.reports.colors import series_styles
+from trm_lightning.reports.studies import study_section
 from trm_lightning.studies.breaks import breaks, curve_point
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.fits import study_of
@@ -40,6 +43,10 @@ def asked(fit: str, groups: list[Group], baseline: str) -> dict[str, Any]:
     study = study_of(asking(fit, "chunk size"), groups, entries)
     assert study is not None
     assert verdict({"study": study, "entries": entries}) == study["verdict"]
+    names = {entry["series"]: entry["series"] for entry in entries}
+    [picture] = study_section(study, series_styles(names)).pictures
+    assert isinstance(picture.source, Figure)
+    picture.source.draw_without_rendering()
     return study
 
 

@@ -177,14 +177,21 @@ def trend_figure(study: Values, styles: Styles) -> Figure:
 
 
 def break_figure(study: Values, styles: Styles) -> Figure:
-    """Draw nats per token, with a vertical line where two straight lines meet best."""
-    figure, axes = new_axes(f"Over {study['axis']}", study["axis"], "nats per token, best")
+    """Draw nats per token; where two straight lines are needed, shade the place they meet at.
+
+    A series of a study is drawn twice, dotted for the text that it was trained on.
+    """
+    figure, axes = new_axes(f"Over {study['axis']}", study["axis"], "nats per token")
+    drawn = {}
     for name, points in _by_series(study["points"]).items():
+        series, _, part = name.rpartition(", ")
+        line = ":" if part.startswith("trained") else "-"
+        drawn[name] = style = replace(styles[series], line=line)
         points = sorted(points, key=lambda point: float(point["at"]))
-        _draw_over(axes, styles[name], points, "nats", name)
+        _draw_over(axes, style, points, "nats", name)
     for found in study["breaks"]:
         if found["at"] is not None and found["p"] < CERTAIN:
-            color = styles[found["series"]].color
+            color = drawn[found["series"]].color
             axes.axvspan(found["low"], found["high"], color=color, alpha=0.12, linewidth=0)
             axes.axvline(found["at"], color=color, linewidth=0.8)
     _scale_axis(axes, study["points"])
