@@ -22,6 +22,8 @@ def calls(command: str) -> list[list[str]]:
         chosen = compose_or_explain(composed, []).hydra.runtime.choices
         groups = [str(group) for group in chosen if not str(group).startswith("hydra")]
         choices = {group: composed.choices(group) for group in groups}
+        if "ray" not in composed.choices("hydra/launcher"):  # an extra
+            choices["launcher"] = [name for name in choices.get("launcher", []) if name != "ray"]
     # An experiment sets keys of the model and data that it chooses, and so stands alone.
     alone = [f"experiment={name}" for name in choices.pop("experiment", [])]
     needed = max(map(len, choices.values()), default=0)

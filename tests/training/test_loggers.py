@@ -1,14 +1,25 @@
-"""What TensorBoard shows of a run: its name, its numbers, and what each of them is."""
+"""What loggers get of a run; TensorBoard also its name, and what each number is."""
 
+import csv
 import json
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from conftest import Configure
+from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
+from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from trm_lightning.runs.history import read_lines
 from trm_lightning.training.fit import train
-from trm_lightning.training.loggers import description
+from trm_lightning.training.loggers import (
+    description,
+    log_numbers,
+    log_picture,
+    log_sample,
+    takes_pictures,
+)
 
 
 def test_tensorboard_names_the_run_and_describes_every_number(configure: Configure) -> None:
@@ -53,3 +64,28 @@ def test_a_number_is_told_by_its_name(name: str, said: str) -> None:
 @pytest.mark.parametrize("name", ["val/mine", "train/mine", "mine", "val/mine_nats_per_token"])
 def test_somebodys_own_number_has_no_description(name: str) -> None:
     assert description(name) == ""
+
+
+@pytest.mark.parametrize("kind", [WandbLogger, MLFlowLogger])
+def test_other_loggers_get_numbers_text_and_pictures_on_one_axis(kind: type[Logger]) -> None:
+    """Steps never go back, which Weights & Biases would drop; tokens come as a number."""
+    logger = Mock(spec=kind)
+    log_numbers(logger, {"val/ppl": 9.0}, step=4, tokens=512)
+    logger.log_metrics.assert_called_once_with({"val/ppl": 9.0, "tokens": 512.0}, step=4)
+    log_sample(logger, "to be", 4)
+    log_picture(logger, "refinement", Figure(), 4)
+    assert takes_pictures(logger)
+    called = [*logger.mock_calls, *logger.experiment.mock_calls]
+    assert any("to be" in str(call) for call in called)
+    assert any("refinement" in str(call) for call in called)
+
+
+def test_several_loggers_stand_side_by_side(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure("model=ar", "logger=tensorboard_csv")
+    assert list(cfg.logger) == ["tensorboard", "csv"]
+    train(cfg)
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    scores = {int(row["step"]): float(row["val/ppl"]) for row in rows if row["val/ppl"]}
+    lines = read_lines(tmp_path / "run" / "metrics.jsonl")
+    assert scores == {line["step"]: line["val/ppl"] for line in lines if "val/ppl" in line}
+    assert list((tmp_path / "run").glob("events.*"))

@@ -26,6 +26,7 @@ NAMED = frozenset(
     {
         "lightning.pytorch.Trainer",
         "lightning.pytorch.callbacks.EarlyStopping",
+        "lightning.pytorch.loggers.CSVLogger",
         "lightning.pytorch.loggers.TensorBoardLogger",
         "trm_lightning.optim.optimizers.adamw",
         "trm_lightning.optim.optimizers.muon",

@@ -1,11 +1,12 @@
-"""TensorBoard's logger, and what loggers are told of a run before it starts."""
+"""TensorBoard's logger, and what each kind of logger is told of a run."""
 
 from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities import rank_zero_only
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from torch.utils.tensorboard.summary import hparams
@@ -70,6 +71,45 @@ def description(name: str) -> str:
             score = kind.removesuffix(suffix)
             return f"{what}{split}/{score}: {MEANINGS[score]}" if score in MEANINGS else ""
     return MEANINGS.get(kind, "")
+
+
+def log_numbers(logger: Logger, values: dict[str, float], step: int, tokens: int) -> None:
+    """Give a logger numbers against optimizer steps; TensorBoard also against tokens.
+
+    Other loggers keep one x axis, so they get the number of tokens beside the numbers.
+    """
+    if not isinstance(logger, TensorBoardLogger):
+        logger.log_metrics({**values, "tokens": float(tokens)}, step=step)
+        return
+    logger.log_metrics(values, step=step)
+    by_tokens = {f"{BY_TOKENS}{k}": v for k, v in values.items() if k.endswith("ppl")}
+    logger.log_metrics(by_tokens, step=tokens)
+
+
+def log_sample(logger: Logger, text: str, step: int) -> None:
+    """Give a logger what the model writes, where it takes text."""
+    if isinstance(logger, TensorBoardLogger):
+        # Indented, Markdown shows text as it is.
+        logger.experiment.add_text("samples", "    " + text.replace("\n", "\n    "), step)
+    elif isinstance(logger, WandbLogger):
+        logger.log_text("samples", columns=["step", "text"], data=[[str(step), text]], step=step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_text(logger.run_id, text, f"samples/{step:08d}.txt")
+
+
+def log_picture(logger: Logger, name: str, figure: Figure, step: int) -> None:
+    """Give a logger a picture, where it takes some."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_figure(name, figure, step)
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(name, [figure], step=step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_figure(logger.run_id, figure, f"{name}/{step:08d}.png")
+
+
+def takes_pictures(logger: Logger) -> bool:
+    """Return whether :func:`log_picture` does anything with a logger."""
+    return isinstance(logger, TensorBoardLogger | WandbLogger | MLFlowLogger)
 
 
 def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:

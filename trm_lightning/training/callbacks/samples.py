@@ -6,7 +6,6 @@ from pathlib import Path
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 
 from trm_lightning.data import TextDataModule, Tokenizer
 from trm_lightning.files import append_text, write_text
@@ -17,6 +16,7 @@ from trm_lightning.runs.stored_text import MOST_LINES_BYTES, read_text
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 from trm_lightning.training import TrainingModule
+from trm_lightning.training.loggers import log_picture, log_sample, takes_pictures
 
 N_COLUMNS = 4  # of the picture: its letters can be read in TensorBoard's small cards
 SEED = 0  # the same draws at every validation: what changes is the model
@@ -27,12 +27,13 @@ N_SHOWN = 16  # tokens of the prompt that stand before a sample
 class Samples(L.Callback):
     """Continues the validation split's first window, with the weights that are validated.
 
-    The text goes to ``path`` and to TensorBoard; for a recursive model TensorBoard also gets the
-    refinement picture of that window. Draws come from a generator of its own and no weight is
-    touched for good, so a run trains the same, bit for bit, with and without it.
+    The text goes to ``path`` and to the loggers that take text; for a recursive model those that
+    take pictures also get the refinement picture of that window. Draws come from a generator of
+    its own and no weight is touched for good, so a run trains the same, bit for bit, with and
+    without it.
 
     Args:
-        path: text file that samples are added to; None for TensorBoard alone.
+        path: text file that samples are added to; None for the loggers alone.
         n_tokens: length of a sample.
     """
 
@@ -54,8 +55,7 @@ class Samples(L.Callback):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a sample and a picture, in the first process."""
-        boards = [logger for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)]
-        if not trainer.is_global_zero or not (self.path or boards):
+        if not trainer.is_global_zero or not (self.path or trainer.loggers):
             return
         assert isinstance(pl_module, TrainingModule)
         data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
@@ -66,13 +66,12 @@ class Samples(L.Callback):
         with pl_module.scoring() as model:
             window = np.asarray(data.splits["val"].tokens[: model.window_size], dtype=np.int64)
             text = self._continue(model, data.tokenizer, window.tolist())
-            for board in boards:
-                # Indented, Markdown shows text as it is.
-                board.experiment.add_text("samples", "    " + text.replace("\n", "\n    "), step)
-                if model.scoring_depth:
+            for logger in trainer.loggers:
+                log_sample(logger, text, step)
+                if model.scoring_depth and takes_pictures(logger):
                     tokens = torch.from_numpy(window)
                     figure = refinement_figure(model, data.tokenizer, tokens, N_COLUMNS, False)
-                    board.experiment.add_figure("refinement", figure, step)
+                    log_picture(logger, "refinement", figure, step)
         if self.path is not None:
             append_text(self.path, f"--- step {step} ---\n{text}\n\n")
 

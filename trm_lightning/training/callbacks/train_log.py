@@ -13,7 +13,7 @@ from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.runs.history import append_line, drop_lines_after
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.time_budget import TimeBudget
-from trm_lightning.training.tensorboard_events import BY_TOKENS
+from trm_lightning.training.loggers import log_numbers
 
 _log = logging.getLogger(__name__)
 
@@ -135,9 +135,7 @@ class TrainLog(L.Callback):
         self._written.add(_names(line))
         append_line(self.path, line)
         for logger in trainer.loggers:
-            logger.log_metrics(values, step=step)
-            by_tokens = {f"{BY_TOKENS}{k}": v for k, v in values.items() if k.endswith("ppl")}
-            logger.log_metrics(by_tokens, step=tokens)
+            log_numbers(logger, values, step, tokens)
         return True
 
     def on_save_checkpoint(
