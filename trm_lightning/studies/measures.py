@@ -123,7 +123,8 @@ def _readout_sentence(entry: Values) -> str:
 
 
 def _probe_sentence(entry: Values) -> str:
-    first, last = entry["readings"][0], entry["readings"][-1]
+    by_pass = sorted(entry["readings"], key=lambda reading: int(reading["pass"]))
+    first, last = by_pass[0], by_pass[-1]
     told = [
         f"{what} {_nats(first['scores'][what]['nats'])} to {_nats(last['scores'][what]['nats'])}"
         for what in first["scores"]

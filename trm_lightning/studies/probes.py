@@ -107,6 +107,7 @@ def depth_probe(run: LoadedRun, seed: int = 0) -> dict[str, Any]:
                 "scores": scores,
             }
         )
+    readings.sort(key=lambda reading: (reading["pass"], reading["symbol"]))
     return {"readings": readings, "own_head": float(held_out.nats.mean())}
 
 
