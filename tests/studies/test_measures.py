@@ -107,7 +107,7 @@ def test_every_state_of_every_pass_is_probed(trained: Path) -> None:
 
 def test_exits_lie_on_the_curve_of_fixed_depths_at_its_ends(trained: Path) -> None:
     found = exits(load_run(trained / "trm"))
-    assert found["rule"] == "learned"
+    assert found["rule"] == "a learned head"
     assert [point["depth"] for point in found["fixed"]] == [1.0, 2.0]
     assert found["fixed"][-1]["nats"] == pytest.approx(nats_of(trained / "trm"), abs=0.05)
     assert all(1 <= point["depth"] <= 2 for point in found["early"])

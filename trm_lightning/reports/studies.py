@@ -254,7 +254,10 @@ def exit_figure(study: Values, styles: Styles) -> Figure:
     figure, axes = new_axes("Early exit", "refinements per token", "nats per token")
     for k, entry in enumerate(study["entries"]):
         color = PALETTE[k % len(PALETTE)]
-        kinds = (("fixed depth", entry["fixed"], "-"), (entry["rule"], entry["early"], "o"))
+        kinds = (
+            ("fixed depth", entry["fixed"], "-"),
+            (f"exit by {entry['rule']}", entry["early"], "o"),
+        )
         for kind, points, mark in kinds:
             axes.plot(
                 [p["depth"]["mean"] for p in points], [p["nats"]["mean"] for p in points], mark,

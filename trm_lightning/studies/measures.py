@@ -19,6 +19,7 @@ from trm_lightning.studies.probes import depth_probe, exits, memory, readout
 from trm_lightning.studies.run_records import Group
 
 Values = dict[str, Any]
+NEARLY = 0.005  # nats per token over full depth that count as equal to it
 MEASURES: dict[str, Callable[[LoadedRun], Values]] = {
     "readout": readout,
     "depth_probe": depth_probe,
@@ -136,19 +137,21 @@ def _probe_sentence(entry: Values) -> str:
 
 
 def _exit_sentence(entry: Values) -> str:
-    """Compare early exit with the fixed depth of as many refinements, where it helps most."""
-    fixed = entry["fixed"]
+    """Compare early exit with fixed depths: where it helps most, and what full depth is worth."""
+    fixed, early = entry["fixed"], entry["early"]
     at, nats = ([point[key]["mean"] for point in fixed] for key in ("depth", "nats"))
-    gains = [
-        (float(np.interp(point["depth"]["mean"], at, nats)) - point["nats"]["mean"], point)
-        for point in entry["early"]
+    gains = [float(np.interp(p["depth"]["mean"], at, nats)) - p["nats"]["mean"] for p in early]
+    best = early[int(np.argmax(gains))]
+    good = nats[-1] + NEARLY
+    needed = [
+        min((p["depth"]["mean"] for p in points if p["nats"]["mean"] <= good), default=at[-1])
+        for points in (early, fixed)
     ]
-    gain, best = max(gains, key=lambda pair: pair[0])
     return (
-        f"{entry['name']}: full depth {at[-1]:g} costs {_nats(fixed[-1]['nats'])} nats per token. "
-        f"Exit by {entry['rule']} is best beside a fixed depth at {best['depth']['mean']:.2f} "
-        f"refinements per token, {_nats(best['nats'])} nats: {abs(gain):.4f} "
-        f"{'fewer' if gain > 0 else 'more'} than so many for every token."
+        f"{entry['name']}: {at[-1]:g} refinements cost {_nats(fixed[-1]['nats'])} nats per token. "
+        f"Within {NEARLY:g} nats of that, exit by {entry['rule']} needs {needed[0]:.2f} per token, "
+        f"and a fixed depth {needed[1]:g}. Beside a fixed depth it is best at "
+        f"{best['depth']['mean']:.2f} refinements, by {max(gains):+.4f} nats."
     )
 
 

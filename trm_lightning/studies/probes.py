@@ -139,7 +139,11 @@ def exits(run: LoadedRun) -> dict[str, Any]:
         {"depth": float(depth), "nats": total.nats / total.tokens}
         for depth, total in zip(depths, totals, strict=True)
     ]
-    return {"rule": "learned" if learned else "fixed point", "fixed": fixed, "early": early}
+    return {
+        "rule": "a learned head" if learned else "a fixed point",
+        "fixed": fixed,
+        "early": early,
+    }
 
 
 def memory(run: LoadedRun) -> dict[str, Any]:
