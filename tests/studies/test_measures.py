@@ -10,6 +10,7 @@ from conftest import Configure
 from matplotlib.figure import Figure
 
 from trm_lightning.errors import UserError
+from trm_lightning.evaluation.command import open_data
 from trm_lightning.models import AR, LanguageModel
 from trm_lightning.reports.colors import series_styles
 from trm_lightning.reports.studies import study_section
@@ -17,7 +18,7 @@ from trm_lightning.runs.load import load_run
 from trm_lightning.studies import probes
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.measures import MEASURES, measure_all, measured
-from trm_lightning.studies.probes import LinearProbe, depth_probe, exits, memory, readout
+from trm_lightning.studies.probes import OFFSETS, LinearProbe, depth_probe, exits, memory, readout
 from trm_lightning.studies.run_records import Group, read_record
 from trm_lightning.studies.study_table import study_parts
 from trm_lightning.training.fit import train
@@ -92,6 +93,18 @@ def test_the_readout_stands_beside_held_out_text(trained: Path) -> None:
         assert all(0 < found[head][part] < math.log(70) for part in ("training_tenth", "held_out"))
     # Positions at the ends of windows are left out, so it is close and not equal.
     assert found["own_head"]["held_out"] == pytest.approx(nats_of(trained / "ar"), abs=0.1)
+
+
+def test_states_of_training_text_are_of_what_the_run_was_trained_on(trained: Path) -> None:
+    run = load_run(trained / "ar")
+    run.config.data.train_tokens = 300
+    data = open_data(run)
+    found = probes.collect(run.model, data, "train", 2000, False).targets
+    triples = zip(
+        *(found[what].tolist() for what in sorted(OFFSETS, key=OFFSETS.__getitem__)), strict=True
+    )
+    ids = data.splits["train"].tokens[:300].tolist()
+    assert {*triples} <= {*zip(ids, ids[1:], ids[2:], strict=False)}
 
 
 def test_every_state_of_every_pass_is_probed(trained: Path) -> None:

@@ -179,14 +179,14 @@ class TextDataModule(LightningDataModule):
         return self._opened.splits
 
     @property
-    def _train_ids(self) -> np.ndarray:
+    def train_ids(self) -> np.ndarray:
         """The ids that are trained on, (N,)."""
         return self.splits["train"].tokens[: self.train_tokens]
 
     @property
     def tokens_per_epoch(self) -> int:
         """Number of tokens in the windows of one epoch."""
-        return windows_per_epoch(len(self._train_ids), self.window_size) * self.window_size
+        return windows_per_epoch(len(self.train_ids), self.window_size) * self.window_size
 
     @property
     def batches_per_epoch(self) -> float:
@@ -211,7 +211,7 @@ class TextDataModule(LightningDataModule):
                 "It counts the windows of all devices together: use a multiple.",
             )
         return TrainBatches(
-            self._train_ids,
+            self.train_ids,
             window_size=self.window_size,
             batch_size=self.batch_size,
             order=self.windows,

@@ -155,7 +155,7 @@ def memory(run: LoadedRun) -> dict[str, Any]:
     data = open_data(run)
     name, log_probs = next(iter(run.model.scorers().items()))
     device = next(run.model.parameters()).device
-    trained = data.splits["train"].tokens[: min(data.train_tokens or N_EVAL, N_EVAL)]
+    trained = data.train_ids[:N_EVAL]
     found = {}
     for part, tokens in (("trained_text", trained), ("held_out", data.splits["val"].tokens)):
         like = data.eval_windows("val")
@@ -178,7 +178,8 @@ def collect(
     """
     device = next(model.parameters()).device
     length = data.window_size
-    tokens = torch.from_numpy(data.splits[split].tokens[:].astype("int64"))
+    ids = data.train_ids if split == "train" else data.splits[split].tokens
+    tokens = torch.from_numpy(ids[:].astype("int64"))
     starts = torch.linspace(0, len(tokens) - length, max(1, n // (length - 2))).long()
     features: dict[Name, list[Tensor]] = {}
     targets: dict[str, list[Tensor]] = {what: [] for what in OFFSETS}
