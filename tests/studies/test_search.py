@@ -46,12 +46,13 @@ with (folder / "metrics.jsonl").open("w") as file:
 def score(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the stand-in does: the score by trial, seconds per validation, and what was started."""
     told: dict[str, Any] = {"of": lambda number: 1.0 + number, "slow": 0.0, "started": []}
+    told["script"] = TRAINED
 
     def command(run: PlannedRun, flags: list[str]) -> list[str]:
         number = int(run.entry.rpartition("_")[2])
         told["started"].append(number)
         made = str(told["of"](number))
-        return [sys.executable, "-c", TRAINED, str(run.folder), made, str(told["slow"])]
+        return [sys.executable, "-c", told["script"], str(run.folder), made, str(told["slow"])]
 
     monkeypatch.setattr(training_process, "training_command", command)
     monkeypatch.setattr(training_process, "is_finished", lambda folder: False)
@@ -133,6 +134,15 @@ def test_a_run_that_fails_is_told_and_the_search_goes_on(
     run_search(search, progress=False)
     assert states(search) == {"COMPLETE": 2, "FAIL": 1}
     assert "could not convert" in search.study.trials[1].user_attrs["failure"]
+
+
+def test_settings_that_training_refuses_fail_once(tmp_path: Path, score: dict[str, Any]) -> None:
+    """Exit status 2 before a checkpoint ends a comparison; of a search it is one trial's answer."""
+    score["script"] = "import sys; print('too large'); sys.exit(2)"
+    search = made(tmp_path, 2)
+    run_search(search, progress=False)
+    assert states(search) == {"FAIL": 2} and score["started"] == [0, 1]
+    assert "too large" in search.study.trials[0].user_attrs["failure"]
 
 
 def test_another_space_under_the_same_name_is_refused(tmp_path: Path, score: Any) -> None:

@@ -208,7 +208,10 @@ def _run(search: Search, trial: optuna.Trial) -> None:
                 process.process.wait()
                 search.study.tell(trial.number, state=TrialState.PRUNED)
                 return
-    failure = process.failure()
+    try:
+        failure = process.failure()
+    except UserError as error:  # refused before its first step: these settings, not the search
+        failure = str(error)
     _report(trial, folder)
     if failure is not None or not (folder / FILE).is_file():
         trial.set_user_attr("failure", failure or "ended without results")
