@@ -244,11 +244,7 @@ class TextDataModule(LightningDataModule):
         Raises:
             UserError: no such split, or a value out of range.
         """
-        if split not in self.splits:
-            raise UserError(
-                f"The data set {self.name} has no split {split!r}.",
-                f"It has: {', '.join(self.splits)}.",
-            )
+        tokens = self._ids_of(split)
         length = self.window_size if window_size is None else window_size
         if stride is None:
             stride = self.eval_stride or default_stride(length)
@@ -258,7 +254,20 @@ class TextDataModule(LightningDataModule):
                 "The stride must be 1 to the window size.",
             )
         batch_size = batch_size or self.eval_batch_size(length)
-        return EvalWindows(self.splits[split].tokens, length, stride, batch_size, rank, world_size)
+        return EvalWindows(tokens, length, stride, batch_size, rank, world_size)
+
+    def _ids_of(self, split: str) -> np.ndarray:
+        """Return the ids of a split's text, (N,).
+
+        Raises:
+            UserError: no such split.
+        """
+        known = self._opened.splits
+        if split not in known:
+            raise UserError(
+                f"The data set {self.name} has no split {split!r}.", f"It has: {', '.join(known)}."
+            )
+        return known[split].tokens
 
     def eval_batch_size(self, window_size: int) -> int:
         """Return how many windows ``eval_batch_tokens`` and memory allow."""

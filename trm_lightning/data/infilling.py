@@ -251,15 +251,9 @@ class InfillingDataModule(TextDataModule):
                 f"at a stride of {self._stride}.",
                 "Leave stride and window as they are.",
             )
-        plain = super().splits
-        if split not in plain:
-            raise UserError(
-                f"The data set {self.name} has no split {split!r}.", f"It has: {', '.join(plain)}."
-            )
+        tokens = self._ids_of(split)
         batch_size = batch_size or self.eval_batch_size(self.window_size)
-        return BlankedWindows(
-            plain[split].tokens, self.blanks, self._stride, batch_size, rank, world_size
-        )
+        return BlankedWindows(tokens, self.blanks, self._stride, batch_size, rank, world_size)
 
 
 def _count(ids: np.ndarray, tokenizer: Tokenizer) -> TextCounts:
