@@ -13,6 +13,29 @@ from torch import Tensor, nn
 State = tuple[Tensor, ...]  # the answer y first, then a latent z where there is one; (B, S, D) each
 
 
+def halting_head(width: int) -> nn.Linear:
+    """Return a head that maps answers (…, D) to the logit (…, 1) of being right.
+
+    It begins as in the paper: sure that nothing is, so that nothing halts before it has learned.
+    """
+    head = nn.Linear(width, 1)
+    nn.init.zeros_(head.weight)
+    nn.init.constant_(head.bias, -5.0)
+    return head
+
+
+def halting_loss(head: nn.Module, answers: Tensor, right: Tensor) -> Tensor:
+    """Return the cross-entropy of a head's guesses.
+
+    Args:
+        head: a halting head.
+        answers: (…, D), detached: the head judges the answers, they do not learn to please it.
+        right: (…), whether each answer's likeliest token is its target.
+    """
+    guesses = head(answers)[..., 0]
+    return nn.functional.binary_cross_entropy_with_logits(guesses, right.to(guesses.dtype))
+
+
 class EarlyExit:
     """Freezes the states that have converged, while the others continue.
 

@@ -25,7 +25,7 @@ from trm_lightning.models.arguments import (
     recursion_problems,
 )
 from trm_lightning.models.base import LogProbs, Predictions, Reading, SupervisionStep
-from trm_lightning.models.early_exit import EarlyExit, State
+from trm_lightning.models.early_exit import EarlyExit, State, halting_head, halting_loss
 from trm_lightning.models.kv_cache import CachedWindow
 from trm_lightning.models.lookahead import Pass, Window
 from trm_lightning.models.transformer import Transformer
@@ -118,11 +118,7 @@ class Recursive(Transformer):
             self.embedding_scale = math.sqrt(self.width)
         self.halt: nn.Linear | None = None
         if halt_loss_weight > 0:
-            self.halt = nn.Linear(self.width, 1)
-            nn.init.zeros_(self.halt.weight)
-            nn.init.constant_(
-                self.halt.bias, -5.0
-            )  # as the paper: do not halt before it is learned
+            self.halt = halting_head(self.width)
         self.query: nn.Parameter | None = None
         if chunk_size > 1:
             std = 0.02 * self.embedding_scale
@@ -203,17 +199,11 @@ class Recursive(Transformer):
             ahead = self.nll(out.lookahead, targets[:, out.lookahead_columns])
             loss = loss + self.lookahead_loss_weight * ahead
         if self.halt is not None:
-            answers = torch.stack([*out.intermediate, out.answer])
-            loss = loss + self.halt_loss_weight * self._halting_loss(self.halt, answers, targets)
+            answers = torch.stack([*out.intermediate, out.answer]).detach()
+            with torch.no_grad():
+                right = self.logits(answers).argmax(dim=-1) == targets
+            loss = loss + self.halt_loss_weight * halting_loss(self.halt, answers, right)
         return SupervisionStep(loss, nll, out.state)
-
-    def _halting_loss(self, halt: nn.Linear, answers: Tensor, targets: Tensor) -> Tensor:
-        """Return the cross-entropy of guessing which answers (R, B, T, D) are right."""
-        with torch.no_grad():
-            right = (self.logits(answers).argmax(dim=-1) == targets).to(answers.dtype)
-        # The head learns to judge the answers; they do not learn to please it.
-        logits = halt(answers.detach())[..., 0]
-        return nn.functional.binary_cross_entropy_with_logits(logits, right)
 
     def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
         """See :meth:`LanguageModel.training_log_probs`."""
