@@ -45,6 +45,7 @@ def test_an_optimizer_of_torch_trains_and_its_run_resumes(
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
     content = read_checkpoint(last)
     assert stored_config(content["run"], last).optimizer._target_ == f"torch.optim.{optimizer[0]}"
+    assert content["optimizer_states"][0]["state"]  # it has stepped, and remembers it
     again = with_torch(configure("model=ar", f"resume={last}", "budget.steps=10"), optimizer)
     assert train(again)["optimizer_steps"] == 10
 

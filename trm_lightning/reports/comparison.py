@@ -13,7 +13,8 @@ from trm_lightning.reports.document import Listing, Number, Picture, Report, Sec
 from trm_lightning.reports.folders import read_history, read_stored
 from trm_lightning.reports.plots import new_axes
 from trm_lightning.reports.sections import environment_table, verdict_text
-from trm_lightning.reports.studies import Styles, study_numbers, study_section
+from trm_lightning.reports.studies import study_numbers, study_section
+from trm_lightning.reports.study_figures import Styles
 from trm_lightning.runs.results_file import ENVIRONMENT, FILE, read_results
 from trm_lightning.runs.shapes import COUNT, FLAG, TEXT, Maybe, Shape
 from trm_lightning.studies.notes import SMOKE

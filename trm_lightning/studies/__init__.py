@@ -13,4 +13,6 @@ In the order of one comparison (``comparison`` calls them):
 - ``measures``: what is measured of each run, by ``probes``; ``breaks`` looks for breaks in it.
 - ``notes``: warnings under the table.
 - ``table``, ``study_table``, ``cells``: the table.
+
+``search`` and ``search_space`` are the search for settings, whose trials are trained alike.
 """

@@ -118,7 +118,7 @@ def _sentence(found: Values, axis: str, expected: float) -> str:
         return (
             f"{name}: fewer than {LEAST_PLACES} places on the axis, so no break can be looked for."
         )
-    chance = "p < 0.001" if found["p"] < 1e-3 else f"p = {found['p']:.3f}"
+    chance = "p under 0.001" if found["p"] < 1e-3 else f"p = {found['p']:.3f}"
     if found["p"] >= CERTAIN:
         return f"{name}: no break can be told from one straight line ({chance})."
     near = found["low"] <= expected <= found["high"]

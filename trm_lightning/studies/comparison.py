@@ -42,7 +42,6 @@ def compare(cfg: DictConfig) -> bool:
     folder = Path(HydraConfig.get().runtime.output_dir)
     given = {line.partition("=")[0] for line in HydraConfig.get().overrides.task}
     budget, cfg = budget_name(cfg), at_budget(cfg, given)
-    check_measure(cfg.measure)
     if cfg.runs:
         if (folder / "runs").exists():
             raise UserError(
@@ -53,8 +52,10 @@ def compare(cfg: DictConfig) -> bool:
         entries = [group.entry for group in groups]
         baseline = choose_baseline(cfg.baseline, entries)
         check_fit(cfg.fit, entries)
+        check_measure(cfg.measure, entries)
     else:
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
+        check_measure(cfg.measure, plan.entries)
         if cfg.parity == "parameters":
             runs_of = {entry.name: entry.runs_of for entry in plan.entries}
             check_same_parameters(plan.configs, runs_of[plan.baseline])

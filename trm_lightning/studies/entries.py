@@ -164,24 +164,26 @@ def check_fit(fit: str | None, entries: list[Entry]) -> None:
             f"fit={fit}: there is no such fit{nearest(str(fit), FITS)}",
             f"There are: {', '.join(FITS)}. Studies of conf/study are chosen with study=…",
         )
-    without = [entry.name for entry in entries if entry.series is None]
-    if without:
-        raise UserError(
-            f"fit={fit} fits curves through series of entries, and these have no `series`: "
-            f"{', '.join(without)}.",
-            "Give each entry the name of its curve, e.g. series: ar. Folders of runs have none.",
-        )
+    need(f"fit={fit}", "series", "the name of its curve, e.g. series: ar", entries)
     if fit in ("trend", "gain"):
-        nowhere = [entry.name for entry in entries if entry.at is None]
-        if nowhere:
-            raise UserError(
-                f"fit={fit} draws scores over a number, and these entries have no `at`: "
-                f"{', '.join(nowhere)}.",
-                "Give each entry its place on the curve, e.g. at: 4.",
-            )
-        return
-    if len({entry.series for entry in entries}) < 2:
+        need(f"fit={fit}", "at", "its place on the curve, e.g. at: 4", entries)
+    elif len({entry.series for entry in entries}) < 2:
         raise UserError(
             f"fit={fit}: every entry is of the series {entries[0].series}.",
             "It compares other series with the baseline's.",
+        )
+
+
+def need(asked: str, key: str, meaning: str, entries: list[Entry]) -> None:
+    """Check that every entry has a key that a study asks for.
+
+    Raises:
+        UserError: naming the entries without it.
+    """
+    without = [entry.name for entry in entries if getattr(entry, key) is None]
+    if without:
+        raise UserError(
+            f"{asked} follows entries along curves, and these have no `{key}`: "
+            f"{', '.join(without)}.",
+            f"Give each entry {meaning}. Folders of runs have none.",
         )

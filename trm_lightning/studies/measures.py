@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from tqdm import tqdm
@@ -14,6 +14,7 @@ from trm_lightning.files import write_json
 from trm_lightning.runs.load import LoadedRun, load_run
 from trm_lightning.runs.stored_text import read_json
 from trm_lightning.studies.breaks import breaks, curve_point
+from trm_lightning.studies.entries import Entry, need
 from trm_lightning.studies.intervals import estimate
 from trm_lightning.studies.probes import depth_probe, exits, memory, readout
 from trm_lightning.studies.run_records import Group
@@ -28,17 +29,20 @@ MEASURES: dict[str, Callable[[LoadedRun], Values]] = {
 }
 
 
-def check_measure(name: str | None) -> None:
-    """Check the name of a measurement.
+def check_measure(name: str | None, entries: list[Entry]) -> None:
+    """Check the name of a measurement, and that the entries have what it needs.
 
     Raises:
-        UserError: for one that there is not.
+        UserError: for one that there is not, or for entries without their place on a curve.
     """
     if name is not None and name not in MEASURES:
         raise UserError(
             f"measure={name}: there is no such measurement{nearest(name, MEASURES)}",
             f"There are: {', '.join(MEASURES)}.",
         )
+    if name == "memory":
+        need(f"measure={name}", "series", "the name of its curve, e.g. series: ar", entries)
+        need(f"measure={name}", "at", "its place on the curve, e.g. at: 4", entries)
 
 
 def measure_all(
@@ -68,7 +72,7 @@ def measured(name: str, groups: list[Group], axis: str | None = None) -> Values:
             return _memory(own, found, str(axis))
         entries = [{"name": n, **_averaged(list(of.values()))} for n, of in found.items() if of]
         verdict = [_SENTENCES[name](entry) for entry in entries]
-    except (KeyError, TypeError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError) as error:
         raise UserError(
             f"A {name}.json among the runs does not hold what it should: {error!r}.",
             "Delete it; the same command measures that run again.",
@@ -88,7 +92,7 @@ def _memory(groups: list[Group], found: dict[str, dict[int, Values]], axis: str)
         curve_point(
             group.entry.name,
             f"{group.entry.series}, {part.replace('_', ' ')}",
-            float(group.entry.at or 0),
+            cast(float, group.entry.at),  # see check_measure
             {seed: content[part] for seed, content in found[group.entry.name].items()},
         )
         for group in groups
