@@ -6,6 +6,7 @@ from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.datamodule import TextDataModule
 from trm_lightning.data.eval_windows import EvalWindows
+from trm_lightning.data.huggingface_json import huggingface_tokenizer_json
 from trm_lightning.data.infilling import InfillingDataModule
 from trm_lightning.data.shakespeare import TinyShakespeare
 from trm_lightning.data.text_counts import TextCounts
@@ -34,6 +35,7 @@ __all__ = [
     "WhitespaceTokenizer",
     "WikiText",
     "WordTokenizer",
+    "huggingface_tokenizer_json",
     "text_data",
     "tokenizer_from_state",
 ]

@@ -24,10 +24,10 @@ _MORE = f"{{{_LONGEST_WORD + 1},}}"
 _LONG_WORD = re.compile(rf"(?<![^\W_])[^\W_]{_MORE}|(?<![^\w\s]|_)(?:[^\w\s]|_){_MORE}")
 
 
-class _ByteLevelBPE(Tokenizer):
+class ByteLevelBPE(Tokenizer):
     """Encodes any text, so there is no unknown token."""
 
-    _backend: Backend
+    backend: Backend
     lossless = True
 
     def rule(self) -> dict[str, Any]:
@@ -36,7 +36,7 @@ class _ByteLevelBPE(Tokenizer):
 
     def fitted_state(self) -> dict[str, Any]:
         """See ``Tokenizer``."""
-        return {"tokenizers_json": self._backend.to_str()}
+        return {"tokenizers_json": self.backend.to_str()}
 
     def with_fitted_state(self, fitted: dict[str, Any]) -> Self:
         """See ``Tokenizer``."""
@@ -44,18 +44,18 @@ class _ByteLevelBPE(Tokenizer):
 
     def _fitted(self, backend: Backend) -> Self:
         fitted = copy.copy(self)
-        fitted._backend = backend
+        fitted.backend = backend
         return fitted
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, special ones included."""
-        return self._backend.get_vocab_size()
+        return self.backend.get_vocab_size()
 
     @property
     def start_id(self) -> int:
         """``<|endoftext|>``."""
-        start = self._backend.token_to_id(END_OF_TEXT)
+        start = self.backend.token_to_id(END_OF_TEXT)
         assert start is not None
         return start
 
@@ -66,20 +66,20 @@ class _ByteLevelBPE(Tokenizer):
             UserError: the text holds half of a surrogate pair.
         """
         pieces = list(_pieces(text))
-        encodings = self._backend.encode_batch_fast(pieces, add_special_tokens=False)
+        encodings = self.backend.encode_batch_fast(pieces, add_special_tokens=False)
         ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
         return np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text; bytes that are not UTF-8 (a character cut in two) become U+FFFD."""
-        return self._backend.decode([int(i) for i in ids], skip_special_tokens=False)
+        return self.backend.decode([int(i) for i in ids], skip_special_tokens=False)
 
     def token(self, token_id: int) -> str:
         """See ``Tokenizer``."""
         return self.decode([token_id])
 
 
-class BPETokenizer(_ByteLevelBPE):
+class BPETokenizer(ByteLevelBPE):
     """Byte pair encoding trained on the training split.
 
     Args:
@@ -115,7 +115,7 @@ class BPETokenizer(_ByteLevelBPE):
         return self._fitted(backend)
 
 
-class GPT2Tokenizer(_ByteLevelBPE):
+class GPT2Tokenizer(ByteLevelBPE):
     """GPT-2's published 50,257 tokens and ``<PAD>``, as in the system that is
     reproduced: 50,258 entries.
 
