@@ -114,6 +114,16 @@ class ReportConfig:
 
 
 @dataclass
+class ExportConfig:
+    """conf/export.yaml."""
+
+    run: str = field(metadata={"example": RUN})
+    to: str | None
+    license: str | None
+    trust: list[str] | str
+
+
+@dataclass
 class BenchmarkConfig:
     """conf/benchmark.yaml."""
 
@@ -197,4 +207,5 @@ SCHEMAS: dict[str, type] = {
     "compare": CompareConfig,
     "tune": TuneConfig,
     "report": ReportConfig,
+    "export": ExportConfig,
 }

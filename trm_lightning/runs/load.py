@@ -16,6 +16,7 @@ from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import give_name, read_first
+from trm_lightning.runs.exported import Exported, is_exported, read_exported
 from trm_lightning.runs.find import find_checkpoints, resumable_checkpoints
 from trm_lightning.runs.stored_config import stored_config
 
@@ -49,12 +50,13 @@ def load_run(
     exit_threshold: float | None = None,
     trust: str | Iterable[str] = (),
 ) -> LoadedRun:
-    """Open a run folder (its best checkpoint, else its last) or a checkpoint file.
+    """Open a run folder (its best checkpoint, else its last), a checkpoint file or an export.
 
     Nothing in a file is executed; see :mod:`trm_lightning.runs.stored_config`.
 
     Args:
-        path: of the folder or file, a pattern, or ``latest``; see :func:`find_run`.
+        path: of the folder or file, a pattern, or ``latest``, see :func:`find_run`; or of a
+            folder that ``trm-export`` wrote.
         device: to put the model on; None is the CPU.
         exit_threshold: stop refining there (see :class:`EarlyExit`); None: as in training.
         trust: modules besides the package whose classes may be built.
@@ -64,13 +66,13 @@ def load_run(
             names a class that is not trusted; for a threshold out of range or a model that
             refines nothing.
     """
-    file, checkpoint = read_first(find_checkpoints(path))
-    facts = checkpoint["run"]
+    stored = _stored(path)
+    file, facts = stored.file, stored.facts
     config = stored_config(facts, file, trust)
     try:
         tokenizer = tokenizer_from_state(facts["tokenizer"])
         model = build_model(config.model, tokenizer)
-        model.load_state_dict(_weights(checkpoint))
+        model.load_state_dict(stored.weights)
     except UserError:
         raise
     except Exception as error:  # whatever a file holds, it is the file that is wrong
@@ -80,12 +82,20 @@ def load_run(
             "Settings change between versions; results.json names the commit of this run.",
         ) from error
     folder = file.parent.parent if file.parent.name == "checkpoints" else file.parent
-    steps = checkpoint["counters"]["optimizer_steps"]
     model.leaks = bool((facts.get("audit") or {}).get("leaks"))
     model.to(device or torch.device("cpu")).eval()
     if exit_threshold is not None:
         model = model.with_exit_threshold(exit_threshold)
-    return LoadedRun(folder, file, config, model, tokenizer, facts, steps)
+    return LoadedRun(folder, file, config, model, tokenizer, facts, stored.optimizer_steps)
+
+
+def _stored(path: str | Path) -> Exported:
+    """Read an exported folder, or a checkpoint as if it were one."""
+    if is_exported(Path(path)):
+        return read_exported(Path(path))
+    file, checkpoint = read_first(find_checkpoints(path))
+    steps = checkpoint["counters"]["optimizer_steps"]
+    return Exported(file, checkpoint["run"], _weights(checkpoint), steps)
 
 
 def start_from(model: LanguageModel, path: str | Path) -> str:

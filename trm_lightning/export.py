@@ -1,0 +1,22 @@
+"""Give a trained model away: ``python -m trm_lightning.export run=outputs/…``."""
+
+from omegaconf import DictConfig
+
+from trm_lightning.cli import command
+
+
+@command("export")
+def main(cfg: DictConfig) -> None:
+    """Write a folder with weights, config, tokenizer and model card, which plain torch loads.
+
+    Examples:
+        trm-export run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
+        trm-export run=latest to=my_model license=mit
+    """
+    from trm_lightning.exporting.command import export
+
+    export(cfg)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,54 @@
+"""The export command: a run's best weights as a folder."""
+
+import re
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from trm_lightning.errors import UserError
+from trm_lightning.exporting.card import warning_of
+from trm_lightning.exporting.folder import write_model
+from trm_lightning.files import temporary_beside, write_folder_atomically
+from trm_lightning.runs.exported import is_exported, read_config
+from trm_lightning.runs.load import load_run
+
+FOLDER = "export"
+
+
+def export(cfg: DictConfig) -> Path:
+    """Write ``cfg.run`` to ``cfg.to`` and say what is in it.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: for a missing run, a folder that holds something else, or a full disk.
+    """
+    if cfg.license is not None and not re.fullmatch(r"[\w.+-]+", cfg.license):
+        raise UserError(f"license={cfg.license} is no identifier.", "Such as license=mit.")
+    run = load_run(cfg.run, trust=cfg.trust)
+    folder = run.folder / FOLDER if cfg.to is None else Path(cfg.to)
+    refuse_what_is_no_export(folder)
+    before = temporary_beside(folder)
+    with write_folder_atomically(folder) as temporary:
+        write_model(run, temporary, cfg.license, cfg.trust)
+        if folder.exists():
+            folder.rename(before)
+    shutil.rmtree(before, ignore_errors=True)
+    print(f"{run.checkpoint}, step {run.optimizer_steps:,}, is exported to {folder}")
+    for file in sorted(folder.iterdir()):
+        print(f"  {file.name:22s} {file.stat().st_size:>12,} bytes")
+    warning = warning_of(read_config(folder))
+    print("Its predictions are the run's, bit for bit." + (f"\n{warning}" if warning else ""))
+    return folder
+
+
+def refuse_what_is_no_export(folder: Path) -> None:
+    """Refuse to write over anything but an export.
+
+    Raises:
+        UserError: where there is something else.
+    """
+    if folder.exists() and not is_exported(folder):
+        raise UserError(f"{folder} is there already and holds something else.", "Give to=….")
