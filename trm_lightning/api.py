@@ -118,7 +118,8 @@ def load_run(
 
     Args:
         run: a run folder (its best checkpoint), a checkpoint file, a pattern such as
-            ``outputs/*/*_quickstart_*``, ``latest``, or a folder that ``trm-export`` wrote.
+            ``outputs/*/*_quickstart_*``, ``latest``, a folder that ``trm-export`` wrote, or
+            ``hf://user/name``, such a folder on Hugging Face's hub.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:1`` or ``mps``.
         trust: modules of your own whose classes the run may need, such as ``my_models``.
 

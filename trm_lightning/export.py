@@ -12,7 +12,12 @@ def main(cfg: DictConfig) -> None:
     Examples:
         trm-export run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
         trm-export run=latest to=my_model license=mit
+        trm-export run=latest push_to_hub=user/name license=mit
     """
+    if cfg.push_to_hub is not None:
+        from trm_lightning.cli.extras import need
+
+        need("huggingface_hub", "hub")
     from trm_lightning.exporting.command import export
 
     export(cfg)

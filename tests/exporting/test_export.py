@@ -177,6 +177,12 @@ def test_a_damaged_or_foreign_folder_is_refused(folder: Path, tmp_path: Path) ->
         load_run(copy)
 
 
+@pytest.mark.parametrize("address", ["hf://model", "hf://../etc", "hf://a/b/c", "hf://a/b?c"])
+def test_what_is_no_name_of_the_hub_is_refused_before_anything_is_asked(address: str) -> None:
+    with pytest.raises(UserError, match="is no address of the hub"):
+        load_run(address)
+
+
 def test_only_an_export_is_written_over(run: Run, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     with pytest.raises(UserError, match="holds something else"):

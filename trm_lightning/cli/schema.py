@@ -120,6 +120,8 @@ class ExportConfig:
     run: str = field(metadata={"example": RUN})
     to: str | None
     license: str | None
+    push_to_hub: str | None = field(metadata={"example": "user/name"})
+    private: bool
     trust: list[str] | str
 
 

@@ -9,8 +9,10 @@ from omegaconf import DictConfig
 from trm_lightning.errors import UserError
 from trm_lightning.exporting.card import warning_of
 from trm_lightning.exporting.folder import write_model
+from trm_lightning.exporting.hub import push
 from trm_lightning.files import temporary_beside, write_folder_atomically
 from trm_lightning.runs.exported import is_exported, read_config
+from trm_lightning.runs.hub import check_name
 from trm_lightning.runs.load import load_run
 
 FOLDER = "export"
@@ -27,6 +29,8 @@ def export(cfg: DictConfig) -> Path:
     """
     if cfg.license is not None and not re.fullmatch(r"[\w.+-]+", cfg.license):
         raise UserError(f"license={cfg.license} is no identifier.", "Such as license=mit.")
+    if cfg.push_to_hub is not None:
+        check_name(cfg.push_to_hub, f"push_to_hub={cfg.push_to_hub}")
     run = load_run(cfg.run, trust=cfg.trust)
     folder = run.folder / FOLDER if cfg.to is None else Path(cfg.to)
     refuse_what_is_no_export(folder)
@@ -41,6 +45,8 @@ def export(cfg: DictConfig) -> Path:
         print(f"  {file.name:22s} {file.stat().st_size:>12,} bytes")
     warning = warning_of(read_config(folder))
     print("Its predictions are the run's, bit for bit." + (f"\n{warning}" if warning else ""))
+    if cfg.push_to_hub is not None:
+        print(f"It is at {push(folder, cfg.push_to_hub, cfg.private)}")
     return folder
 
 

@@ -18,6 +18,7 @@ from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import give_name, read_first
 from trm_lightning.runs.exported import Exported, is_exported, read_exported
 from trm_lightning.runs.find import find_checkpoints, resumable_checkpoints
+from trm_lightning.runs.hub import local_copy
 from trm_lightning.runs.stored_config import stored_config
 
 
@@ -55,8 +56,8 @@ def load_run(
     Nothing in a file is executed; see :mod:`trm_lightning.runs.stored_config`.
 
     Args:
-        path: of the folder or file, a pattern, or ``latest``, see :func:`find_run`; or of a
-            folder that ``trm-export`` wrote.
+        path: of the folder or file, a pattern, or ``latest``, see :func:`find_run`; of a
+            folder that ``trm-export`` wrote; or ``hf://user/name``, see :func:`local_copy`.
         device: to put the model on; None is the CPU.
         exit_threshold: stop refining there (see :class:`EarlyExit`); None: as in training.
         trust: modules besides the package whose classes may be built.
@@ -91,8 +92,9 @@ def load_run(
 
 def _stored(path: str | Path) -> Exported:
     """Read an exported folder, or a checkpoint as if it were one."""
-    if is_exported(Path(path)):
-        return read_exported(Path(path))
+    folder = local_copy(path)
+    if is_exported(folder):
+        return read_exported(folder)
     file, checkpoint = read_first(find_checkpoints(path))
     steps = checkpoint["counters"]["optimizer_steps"]
     return Exported(file, checkpoint["run"], _weights(checkpoint), steps)
