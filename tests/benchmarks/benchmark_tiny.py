@@ -28,6 +28,7 @@ TINY = (
     "+data.corpus.val_words=600",
     "+data.corpus.test_words=600",
     "device=cpu",
+    f"peer={Path(__file__).parent / 'tiny_nanogpt'}",
     "threads=1",
 )
 

@@ -37,7 +37,7 @@ def test_a_benchmark_writes_everything(
     cfg: DictConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timing, "PEAK_SIZE", 64)
-    cfg.sections = ["training", "settings", "scoring", "generation", "data", "scaling"]
+    cfg.sections = ["training", "peer", "settings", "scoring", "generation", "data", "scaling"]
     command.benchmark(cfg)
     folder = Path(cfg.run_dir)
     content = json.loads((folder / "benchmark.json").read_text())
@@ -46,7 +46,7 @@ def test_a_benchmark_writes_everything(
     assert len({(row["section"], row["name"]) for row in rows}) == len(rows)
     for row in rows:
         assert len(row["seconds"]) == 1 and row["seconds_median"] > 0, row
-        if row["section"] in ("training", "scaling"):
+        if row["section"] in ("training", "peer", "scaling"):
             assert row["percent_of_peak"] > 0
     assert {row["panel"] for row in rows if "panel" in row} == set(cfg.scaling) - {
         "repetitions", "seconds_per_measurement", "window_batch",
@@ -105,6 +105,7 @@ def test_peak_memory_is_at_least_what_is_held() -> None:
         ("batch=-1", "batch must be at least 1"),
         ("scaling.window=[64,0]", "scaling.window must be at least 1"),
         ("seconds_per_measurement=0", "seconds_per_measurement must be more than 0"),
+        ("clock=sun", "clock must be wall or cpu"),
         ("threads=0", "threads must be at least 1"),
         ("device=abacus", "no device 'abacus'"),
         ("scoring.strides=[9]", "scoring.strides"),

@@ -35,7 +35,9 @@ def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
         ),
         Variant(f"opening {data.name}, cached", lambda: _opened(cfg)),
     ]  # fmt: skip
-    return measure("data", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+    return measure(
+        "data", variants, device, cfg.repetitions, cfg.seconds_per_measurement, cfg.clock
+    )
 
 
 def _opened(cfg: DictConfig) -> TextDataModule:

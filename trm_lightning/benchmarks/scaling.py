@@ -30,7 +30,7 @@ def scaling_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
             variants += _variants(cfg, device, panel, size)
         measured = measure(
             "scaling", variants, device, cfg.scaling.repetitions,
-            cfg.scaling.seconds_per_measurement,
+            cfg.scaling.seconds_per_measurement, cfg.clock,
         )  # fmt: skip
         rows += [row for row in measured if "panel" in row]
     return rows

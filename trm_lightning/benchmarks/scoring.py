@@ -46,7 +46,9 @@ def scoring_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
         for kind, model in recursive.items():
             net = shipped(cfg, model, window).model
             variants.append(_scores(f"{kind}, stride {stride}", net, tokens, stride, PLAIN_TRM))
-    rows = measure("scoring", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+    rows = measure(
+        "scoring", variants, device, cfg.repetitions, cfg.seconds_per_measurement, cfg.clock
+    )
     n_tokens = cfg.scoring.split_tokens
     for row in rows:
         row["split_seconds"] = n_tokens / row["tokens_per_second"]
@@ -77,7 +79,9 @@ def generation_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any
             call = _text(ours_net.to(device).eval(), prompt, n_tokens)
             references = (f"{plain_name}: {what}",)
             variants.append(Variant(f"{name}: {what}", call, n_tokens, references=references))
-    return measure("generation", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+    return measure(
+        "generation", variants, device, cfg.repetitions, cfg.seconds_per_measurement, cfg.clock
+    )
 
 
 def _scores(name: str, net: LanguageModel, tokens: Tensor, stride: int, reference: str) -> Variant:

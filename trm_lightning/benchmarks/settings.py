@@ -33,8 +33,9 @@ def settings_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]
     ]
     variants = [_variant(cfg, device, model, *of) for model in NAMES for of in chosen]
     return measure(
-        "settings", [peak(device), *variants], device, cfg.repetitions, cfg.seconds_per_measurement
-    )
+        "settings", [peak(device), *variants], device, cfg.repetitions,
+        cfg.seconds_per_measurement, cfg.clock,
+    )  # fmt: skip
 
 
 def _variant(cfg: DictConfig, device: torch.device, model: str, bf16: bool, mode: str) -> Variant:

@@ -19,7 +19,7 @@ from trm_lightning.training.cuda_graph import GraphedStep
 from trm_lightning.training.flops import count_flops
 
 Loss = Callable[[Tensor], Tensor]
-_ADAMW = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matrices_only=True)
+plain_adamw = partial(adamw, lr=1e-3, weight_decay=0.1, betas=(0.9, 0.99), decay_matrices_only=True)
 _SCHEDULE = partial(constant, warmup_steps=0)
 
 
@@ -41,7 +41,7 @@ def ar(
 ) -> TrainingModule:
     """Return an autoregressive module in the shape of ``cfg.net``, with the references' AdamW."""
     net = AR(**_shape(cfg, window) | changes)
-    return TrainingModule(net, _ADAMW, _SCHEDULE, supervised or window)
+    return TrainingModule(net, plain_adamw, _SCHEDULE, supervised or window)
 
 
 def source_trm(cfg: DictConfig, start: Literal["target", "query"]) -> TrainingModule:
@@ -51,7 +51,7 @@ def source_trm(cfg: DictConfig, start: Literal["target", "query"]) -> TrainingMo
         chunk_size=cfg.notes.supervised, n_refinements=cfg.notes.n_refinements,
         n_recursions=cfg.notes.n_recursions, start=start, **shape,
     )  # fmt: skip
-    return TrainingModule(net, _ADAMW, _SCHEDULE, cfg.notes.supervised)
+    return TrainingModule(net, plain_adamw, _SCHEDULE, cfg.notes.supervised)
 
 
 def plain(

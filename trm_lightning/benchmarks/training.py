@@ -33,7 +33,9 @@ def training_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]
     """Measure optimizer steps."""
     ours = _ours(cfg, device)  # first: these constructors validate the shape that all share
     variants = [peak(device), *_references(cfg, device), *ours]
-    return measure("training", variants, device, cfg.repetitions, cfg.seconds_per_measurement)
+    return measure(
+        "training", variants, device, cfg.repetitions, cfg.seconds_per_measurement, cfg.clock
+    )
 
 
 def variant_of(
