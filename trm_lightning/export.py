@@ -12,6 +12,7 @@ def main(cfg: DictConfig) -> None:
     Examples:
         trm-export run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
         trm-export run=latest to=my_model license=mit
+        trm-export run=latest format=onnx
         trm-export run=latest push_to_hub=user/name license=mit
     """
     if cfg.push_to_hub is not None:

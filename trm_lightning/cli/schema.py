@@ -119,6 +119,7 @@ class ExportConfig:
 
     run: str = field(metadata={"example": RUN})
     to: str | None
+    format: list[str] | str
     license: str | None
     push_to_hub: str | None = field(metadata={"example": "user/name"})
     private: bool

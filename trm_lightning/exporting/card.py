@@ -16,6 +16,7 @@ def model_card(
     tokenizer: Tokenizer,
     license_name: str | None,
     has_hf_tokenizer: bool,
+    graphs: list[str],
 ) -> str:
     """Return ``README.md`` as Hugging Face's hub shows it.
 
@@ -24,6 +25,7 @@ def model_card(
         tokenizer: the model's own.
         license_name: of the weights; None where none was given.
         has_hf_tokenizer: whether ``tokenizer.json`` is there.
+        graphs: names of the files with scoring as a graph.
     """
     environment = Environment(
         loader=PackageLoader("trm_lightning.exporting"),
@@ -43,6 +45,7 @@ def model_card(
         verdict=verdict_of(config),
         table=score_table(config["scores"]),
         tokenizer=tokenizer,
+        graphs=graphs,
         hf_tokenizer=HF_TOKENIZER if has_hf_tokenizer else None,
     )
     return text.rstrip() + "\n"

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 from trm_lightning.errors import UserError
 from trm_lightning.exporting.card import warning_of
 from trm_lightning.exporting.folder import write_model
+from trm_lightning.exporting.graphs import check_formats
 from trm_lightning.exporting.hub import push
 from trm_lightning.files import temporary_beside, write_folder_atomically
 from trm_lightning.runs.exported import is_exported, read_config
@@ -31,12 +32,14 @@ def export(cfg: DictConfig) -> Path:
         raise UserError(f"license={cfg.license} is no identifier.", "Such as license=mit.")
     if cfg.push_to_hub is not None:
         check_name(cfg.push_to_hub, f"push_to_hub={cfg.push_to_hub}")
+    formats = [cfg.format] if isinstance(cfg.format, str) else list(cfg.format)
+    check_formats(formats)
     run = load_run(cfg.run, trust=cfg.trust)
     folder = run.folder / FOLDER if cfg.to is None else Path(cfg.to)
     refuse_what_is_no_export(folder)
     before = temporary_beside(folder)
     with write_folder_atomically(folder) as temporary:
-        write_model(run, temporary, cfg.license, cfg.trust)
+        graphs = write_model(run, temporary, cfg.license, formats, cfg.trust)
         if folder.exists():
             folder.rename(before)
     shutil.rmtree(before, ignore_errors=True)
@@ -44,6 +47,8 @@ def export(cfg: DictConfig) -> Path:
     for file in sorted(folder.iterdir()):
         print(f"  {file.name:22s} {file.stat().st_size:>12,} bytes")
     warning = warning_of(read_config(folder))
+    for name, difference in graphs.items():
+        print(f"{name} was read back: log-probabilities differ by {difference:.1e} at most")
     print("Its predictions are the run's, bit for bit." + (f"\n{warning}" if warning else ""))
     if cfg.push_to_hub is not None:
         print(f"It is at {push(folder, cfg.push_to_hub, cfg.private)}")

@@ -12,6 +12,7 @@ from trm_lightning.data import huggingface_tokenizer_json
 from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.errors import UserError
 from trm_lightning.exporting.card import model_card
+from trm_lightning.exporting.graphs import GRAPHS, write_graph
 from trm_lightning.exporting.scores import recorded_scores
 from trm_lightning.files import write_bytes, write_json, write_text
 from trm_lightning.runs.exported import (
@@ -30,17 +31,24 @@ KEPT_FACTS = (
 )  # fmt: skip
 
 
-def write_model(run: LoadedRun, folder: Path, license_name: str | None, trust: Any) -> None:
-    """Write weights, config, tokenizer and card into a folder, and read them back.
+def write_model(
+    run: LoadedRun, folder: Path, license_name: str | None, formats: list[str], trust: Any
+) -> dict[str, float]:
+    """Write weights, config, tokenizer, graphs and card into a folder, and read them back.
 
     Args:
         run: whose weights, the averaged ones where the run kept some, are written.
         folder: empty.
         license_name: of the weights, such as ``mit``; None: the card says that none was given.
+        formats: keys of ``GRAPHS``.
         trust: see :func:`load_run`.
 
+    Returns:
+        By the file of each graph, its largest difference from the model in a log-probability.
+
     Raises:
-        UserError: where the model's settings are no plain values, or the disk cannot be written.
+        UserError: where the model's settings are no plain values, the model is no graph, or the
+            disk cannot be written.
         RuntimeError: where the folder does not score as the run does.
     """
     # Copies: tensors that share memory are written once each.
@@ -51,8 +59,11 @@ def write_model(run: LoadedRun, folder: Path, license_name: str | None, trust: A
     content = config_of(run)
     content["sha256"] = {name: file_sha256(folder / name) for name in (WEIGHTS, TOKENIZER_STATE)}
     write_json(folder / CONFIG, content)
-    write_text(folder / CARD, model_card(content, run.tokenizer, license_name, has_tokenizer))
+    graphs = {GRAPHS[name].file: write_graph(name, run.model, folder) for name in formats}
+    card = model_card(content, run.tokenizer, license_name, has_tokenizer, list(graphs))
+    write_text(folder / CARD, card)
     _check_same_scores(run, load_run(folder, trust=trust))
+    return graphs
 
 
 def config_of(run: LoadedRun) -> dict[str, Any]:
@@ -106,7 +117,7 @@ def _write_hf_tokenizer(run: LoadedRun, folder: Path) -> bool:
 @torch.no_grad()
 def _check_same_scores(run: LoadedRun, written: LoadedRun) -> None:
     """Check that a folder that was just written predicts what the run does, bit for bit."""
-    model = run.model.cpu()
+    model = run.model
     size = (2, model.window_size)
     tokens = torch.randint(model.vocab_size, size, generator=torch.Generator().manual_seed(0))
     if not torch.equal(model.log_probs(tokens), written.model.log_probs(tokens)):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from trm_lightning.exporting.graphs import GRAPHS
 from trm_lightning.runs.hub import FILES, hub_error, quieten
 
 
@@ -28,7 +29,7 @@ def push(folder: Path, name: str, private: bool) -> str:
         commit = hub.upload_folder(
             repo_id=name,
             folder_path=folder,
-            allow_patterns=list(FILES),
+            allow_patterns=[*FILES, *(form.file for form in GRAPHS.values())],
             commit_message="Export of trm_lightning",
         )
     except Exception as error:  # the library's own errors, its HTTP client's, the system's
