@@ -8,7 +8,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -74,6 +74,24 @@ def write_json(target: Path, content: dict[str, Any]) -> None:
     write_text(target, json.dumps(plain, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_json` wrote.
+
+    Raises:
+        OSError: when it cannot be read.
+        ValueError: when it is not JSON, or its checksum is missing or differs.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        checksum = content.pop(CHECKSUM)
+    except (RecursionError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(repr(error)) from error
+    if checksum_of(content) != checksum:
+        raise ValueError("its checksum differs")
+    plain: dict[str, Any] = content
+    return plain
+
+
 def checksum_of(content: dict[str, Any]) -> str:
     """Return the checksum of JSON content, but for its own entry: 16 hexadecimal digits."""
     rest = {key: value for key, value in content.items() if key != CHECKSUM}
@@ -115,26 +133,33 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def write_folder_atomically(target: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; it becomes ``target`` if the block ends without error.
+def write_folder_atomically(target: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
+    """Yield a folder to fill; it becomes ``target`` if the block ends without error.
 
-    If another process has made the target in the meantime, that one stays and this one is dropped.
+    What a killed process has left in it is still there. The caller holds a lock: no other process
+    may fill it meanwhile.
+
+    Args:
+        target: what it becomes.
+        keep: whether to keep the folder for the next time, after an error.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(target)
-    temporary.mkdir()
+    partial = partial_folder(target)
+    partial.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        for file in temporary.iterdir():
+        yield partial
+        for file in partial.iterdir():
             _flush(file)
-        try:
-            temporary.rename(target)
-        except OSError:
-            if not target.is_dir():
-                raise
+        partial.rename(target)
         _flush_folder(target.parent)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        if not keep(partial):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def partial_folder(target: Path) -> Path:
+    """Return the folder that :func:`write_folder_atomically` fills."""
+    return target.with_name(f".{target.name}.partial")
 
 
 def temporary_beside(target: Path) -> Path:

@@ -17,8 +17,8 @@ from trm_lightning.errors import UserError
 
 # Marks, numerals and blanks that regular expressions of the two libraries tell apart.
 SCRIPTS = (
-    "Naïve café, it's 3½ or Ⅷ; snake_case 中文字 हिन्दी ไทย е́й\n\nİstanbul ΣΊΣΥΦΟΙ"
-    "\u00a0a\u2003b\x1cc\x85d <unk> <eos> <BOS> <|endoftext|> \t tab  two  blanks \n x²\u200dy 😀👍🏽\n"
+    "Naïve café, it's 3½ or Ⅷ; snake_case 中文字 हिन्दी ไทย е́й\n\nİstanbul ΣΊΣΥΦΟΙ\u00a0a"
+    "\u2003b\x1cc\x85d <unk> <eos> <BOS> <|endoftext|> \t tab  two  blanks \n x²\u200dy 😀👍🏽\n"
 )
 TOKENIZERS = [
     CharacterTokenizer(),

@@ -1,6 +1,7 @@
 """The token cache: built once, named by what determines it, and never half there."""
 
 import logging
+import os
 import shutil
 import threading
 import time
@@ -145,21 +146,24 @@ def test_builders_at_the_same_time_build_once(text_file, monkeypatch, caplog):
 
 def test_the_next_build_removes_what_killed_builders_left(text_file):
     tokens = text_file.parent / "cache" / "tokens"
-    leftovers = [f".small-{i}.123.abcd.tmp" for i in range(2)] + [".other-0-1.5.ef.tmp"]
-    for name in leftovers:
-        (tokens / name).mkdir(parents=True)
-        (tokens / name / "train.bin").write_bytes(b"0")
+    week_old, useful = tokens / ".old-0.partial", tokens / ".useful-0.partial"
+    for partial in (tokens / ".small-0.partial", week_old, useful):
+        partial.mkdir(parents=True)
+        (partial / "train.bin").write_bytes(b"0")
+    for partial in (week_old, useful):
+        (partial / "train.mark").write_bytes(b"0")
+    os.utime(week_old, (0, time.time() - 8 * 24 * 3600))
     (tokens / ".small-0.lock").touch()
     with building(tokens / "other-0-1"):  # its builder lives
-        in_use = tokens / ".other-0-1.6.ab.tmp"
+        in_use = tokens / ".other-0-1.partial"
         in_use.mkdir()
         thread = threading.Thread(target=ready, args=(module(text_file),))
         thread.start()
         thread.join()
         left = [path for path in cache_folders(text_file) if path.name.startswith(".")]
-        assert left == [in_use, tokens / ".other-0-1.lock"]
+        assert left == [tokens / ".other-0-1.lock", in_use, useful]
     ready(module(text_file, CharacterTokenizer(min_count=2)))
-    assert not [path for path in cache_folders(text_file) if path.name.startswith(".")]
+    assert [p for p in cache_folders(text_file) if p.name.startswith(".")] == [useful]
 
 
 def test_a_good_cache_is_opened_without_a_lock(text_file, monkeypatch):

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer as Backend
 from trm_lightning.data.find_or_download import PublishedFile, locate
 from trm_lightning.data.text_stream import file_sha256, refuse_surrogates, safe_blocks
 from trm_lightning.data.tokenizer import Tokenizer
+from trm_lightning.data.unit_cache import UnitCache
 from trm_lightning.errors import UserError
 
 END_OF_TEXT = "<|endoftext|>"
@@ -21,6 +23,13 @@ _N_BYTES = 256
 _PIECE_CHARACTERS = 1 << 15  # the library encodes a batch of pieces on all cores
 _LONGEST_WORD = 1024  # characters; the library takes minutes to learn from longer ones
 _MORE = f"{{{_LONGEST_WORD + 1},}}"
+# GPT-2's rule joins none of these to what follows: an English word, what stands between blanks (as
+# the library counts them), a run of blanks but for its last.
+_BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+_UNIT = re.compile(
+    rf" ?[A-Za-z]++(?=[\x00-\x7f]|\Z)| ?[^{_BLANK}]+|[{_BLANK}]+(?![^{_BLANK}])|[{_BLANK}]"
+)
+_MOST_BLOCKS = 64  # to learn from
 _LONG_WORD = re.compile(rf"(?<![^\W_])[^\W_]{_MORE}|(?<![^\w\s]|_)(?:[^\w\s]|_){_MORE}")
 
 
@@ -29,6 +38,7 @@ class ByteLevelBPE(Tokenizer):
 
     backend: Backend
     lossless = True
+    _units: UnitCache
 
     def rule(self) -> dict[str, Any]:
         """See ``Tokenizer``: the library trains and splits, each of its versions as it sees fit."""
@@ -45,6 +55,7 @@ class ByteLevelBPE(Tokenizer):
     def _fitted(self, backend: Backend) -> Self:
         fitted = copy.copy(self)
         fitted.backend = backend
+        fitted._units = UnitCache(partial(_encode_batch, backend))
         return fitted
 
     @property
@@ -65,9 +76,13 @@ class ByteLevelBPE(Tokenizer):
         Raises:
             UserError: the text holds half of a surrogate pair.
         """
-        pieces = list(_pieces(text))
-        encodings = self.backend.encode_batch_fast(pieces, add_special_tokens=False)
-        ids = [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        refuse_surrogates(text)
+        special = self.backend.get_added_tokens_decoder().values()
+        units = _UNIT.findall(text)
+        short = max(map(len, units), default=0) <= _LONGEST_WORD
+        if short and not any(token.content in text for token in special):
+            return self._units.ids(units)
+        ids = [np.array(ids, dtype=np.int64) for ids in _encode_batch(self.backend, _pieces(text))]
         return np.concatenate(ids) if ids else np.empty(0, dtype=np.int64)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -80,7 +95,8 @@ class ByteLevelBPE(Tokenizer):
 
 
 class BPETokenizer(ByteLevelBPE):
-    """Byte pair encoding trained on the training split.
+    """Byte pair encoding trained on the training split: on all of 64 Mi characters, and of a longer
+    text on as much, in blocks that lie evenly spread.
 
     Args:
         vocab_size: largest number of ids: ``<|endoftext|>``, the 256 bytes and the merges.
@@ -90,6 +106,7 @@ class BPETokenizer(ByteLevelBPE):
     """
 
     kind = "bpe"
+    version = 2
 
     def __init__(self, vocab_size: int = 4096) -> None:
         if vocab_size <= _N_BYTES:
@@ -111,7 +128,9 @@ class BPETokenizer(ByteLevelBPE):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        backend.train_from_iterator((piece for block in train for piece in _pieces(block)), trainer)
+        blocks = _spread(train, _MOST_BLOCKS)
+        pieces = (piece for block in blocks for piece in _pieces(block))
+        backend.train_from_iterator(pieces, trainer)
         return self._fitted(backend)
 
 
@@ -158,6 +177,23 @@ class GPT2Tokenizer(ByteLevelBPE):
         backend = _byte_level(models.BPE.from_file(vocabulary, merges))
         backend.add_special_tokens([AddedToken(END_OF_TEXT), AddedToken("<PAD>")])
         return self._fitted(backend)
+
+
+def _spread(blocks: Iterable[str], most: int) -> list[str]:
+    """Return all blocks, or every second, fourth and so on, so that there are ``most`` at most."""
+    kept: list[str] = []
+    step = 1
+    for i, block in enumerate(blocks):
+        if i % step == 0:
+            kept.append(block)
+        if len(kept) > most:
+            kept, step = kept[::2], 2 * step
+    return kept
+
+
+def _encode_batch(backend: Backend, texts: Iterable[str]) -> list[list[int]]:
+    encodings = backend.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [encoding.ids for encoding in encodings]
 
 
 def _pieces(text: str) -> Iterator[str]:

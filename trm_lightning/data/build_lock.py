@@ -3,27 +3,33 @@
 import contextlib
 import logging
 import shutil
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from trm_lightning.data.split_writer import is_marked
+from trm_lightning.files import partial_folder
+
 _log = logging.getLogger(__name__)
+_KEPT_SECONDS = 7 * 24 * 3600  # how long what a stopped builder has done waits to be gone on with
 
 
 @contextmanager
 def building(folder: Path) -> Iterator[None]:
-    """Hold the lock of a cache folder, and remove what killed builders left beside it.
+    """Hold the lock of a cache folder, and remove what other builders that were killed have left.
+
+    What can be gone on with stays for a week.
 
     The operating system releases the lock of a process that ends, however it ends.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _locked(folder.parent, folder.name, wait=True):
-        _remove_leftovers(folder.parent, folder.name)
         for name in _unfinished(folder.parent) - {folder.name}:
             with contextlib.suppress(OSError), _locked(folder.parent, name, wait=False):
-                _remove_leftovers(folder.parent, name)
+                _remove_useless(partial_folder(folder.with_name(name)))
         yield
 
 
@@ -53,12 +59,13 @@ def _locked(parent: Path, name: str, wait: bool) -> Iterator[None]:
 
 def _unfinished(parent: Path) -> set[str]:
     """Return the names of the cache folders that are being built, or whose builder was killed."""
-    locks = {path.name[1:].removesuffix(".lock") for path in parent.glob(".*.lock")}
-    return locks | {path.name[1:].rsplit(".", 3)[0] for path in parent.glob(".*.*.*.tmp")}
+    endings = (".lock", ".partial")
+    return {path.stem[1:] for ending in endings for path in parent.glob(f".*{ending}")}
 
 
-def _remove_leftovers(parent: Path, name: str) -> None:
-    """Remove the temporary folders of a cache folder, whose lock is held here."""
-    for path in parent.iterdir():
-        if path.name.startswith(f".{name}.") and path.name.endswith(".tmp"):
-            shutil.rmtree(path, ignore_errors=True)
+def _remove_useless(partial: Path) -> None:
+    """Remove an unfinished folder, whose lock is held here, unless it is worth going on with."""
+    with contextlib.suppress(FileNotFoundError):
+        old = time.time() - partial.stat().st_mtime > _KEPT_SECONDS
+        if old or not is_marked(partial):
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,4 +1,8 @@
-"""Write the files of a token cache: the fitted tokenizer, the ids, and ``meta.json``."""
+"""Write the files of a token cache: the fitted tokenizer, the ids, and ``meta.json``.
+
+A builder that was stopped goes on: a tokenizer that is there is fitted, and ids that are marked
+are right, since the folder's name is a hash of everything that determines them.
+"""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
@@ -10,11 +14,13 @@ import numpy as np
 from tqdm import tqdm
 
 from trm_lightning.data.corpus import Corpus
-from trm_lightning.data.text_counts import count_text
+from trm_lightning.data.split_writer import Encode, remove_marks, write_split
+from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.data.tokenizer import Tokenizer
+from trm_lightning.data.workers import Blocks, Workers
 from trm_lightning.errors import UserError
-from trm_lightning.files import write_json
+from trm_lightning.files import remove_temporary, write_json
 
 SCRAMBLED = "val_scrambled"
 _PROGRESS_AFTER_SECONDS = 2.0
@@ -29,18 +35,16 @@ class Builder:
     tokenizer: Tokenizer
     scrambled: bool
     key: dict[str, Any]
+    workers: Workers
 
     def build(self, folder: Path) -> None:
         """Fit the tokenizer and write every file, and last their checksums."""
-        train, *held_out = self.corpus.split_names()
-        fitted = self.tokenizer.fit(
-            self._read(train, "fitting"),
-            chain.from_iterable(self._read(split, "fitting") for split in held_out),
-        )
-        fitted.save(folder / "tokenizer.json")
-        splits = {split: self._write(folder, split, fitted) for split in (train, *held_out)}
+        remove_temporary(folder)
+        fitted = self._fitted(folder / "tokenizer.json")
+        splits = {split: self._write(folder, split, fitted) for split in self.corpus.split_names()}
         if self.scrambled:
             splits[SCRAMBLED] = self._write_scrambled(folder, fitted)
+        remove_marks(folder)
         meta = {
             "name": self.name,
             "dtype": _dtype(fitted).name,
@@ -50,14 +54,22 @@ class Builder:
         }
         write_json(folder / "meta.json", meta)
 
+    def _fitted(self, path: Path) -> Tokenizer:
+        if path.is_file():
+            return Tokenizer.load(path)
+        train, *held_out = self.corpus.split_names()
+        fitted = self.tokenizer.fit(self._read("fitting", train), self._read("fitting", *held_out))
+        fitted.save(path)
+        return fitted
+
     def _write(self, folder: Path, split: str, fitted: Tokenizer) -> dict[str, Any]:
         """Write the ids of a split and return what ``meta.json`` says of it."""
-        ids = _write_ids(folder / f"{split}.bin", self._read(split, "tokenizing"), fitted, fitted)
-        if not ids.size:
+        encode = Encode(fitted, _dtype(fitted), fitted.unknown_id)
+        counts = self._write_ids(folder / f"{split}.bin", split, encode)
+        if not counts.tokens:
             raise UserError(
                 f"The {split} split of {self.name} holds no tokens: its text is too short."
             )
-        counts = count_text(self._read(split, "counting"), ids, fitted.unknown_id)
         self.corpus.check_counts(split, counts)
         nats = self.corpus.total_nats(split) if fitted.lossless else None
         floor = None if nats is None else nats / counts.tokens
@@ -73,13 +85,20 @@ class Builder:
                 "vocabulary.",
                 "Leave scrambled_validation_alphabet off for this text.",
             )
-        ids = _write_ids(folder / f"{SCRAMBLED}.bin", self.corpus.blocks("val"), own, fitted)
-        counts = count_text(self.corpus.blocks("val"), ids, unknown_id=None)
+        encode = Encode(own, _dtype(fitted), unknown_id=None)
+        counts = self._write_ids(folder / f"{SCRAMBLED}.bin", "val", encode)
         return {"counts": asdict(counts), "entropy_floor_nats": None}
 
-    def _read(self, split: str, what: str) -> Iterator[str]:
-        size = self.corpus.size_estimate(split)
-        return _with_progress(self.corpus.blocks(split), f"{self.name} {split}: {what}", size)
+    def _write_ids(self, path: Path, split: str, encode: Encode) -> TextCounts:
+        return write_split(path, self._read("tokenizing", split), encode)
+
+    def _read(self, what: str, *splits: str) -> Blocks:
+        sizes = [self.corpus.size_estimate(split) for split in splits]
+        texts = (
+            _with_progress(self.corpus.blocks(split), f"{self.name} {split}: {what}", size)
+            for split, size in zip(splits, sizes, strict=True)
+        )
+        return Blocks(chain.from_iterable(texts), self.workers, sum(sizes))
 
 
 def _dtype(tokenizer: Tokenizer) -> np.dtype[Any]:
@@ -93,30 +112,3 @@ def _with_progress(blocks: Iterable[str], what: str, size: int) -> Iterator[str]
         for block in blocks:
             yield block
             bar.update(len(block))
-
-
-def _write_ids(
-    path: Path, blocks: Iterable[str], tokenizer: Tokenizer, fitted: Tokenizer
-) -> np.ndarray:
-    """Write the ids of a split, as wide as the fitted vocabulary needs, and return them mapped."""
-    dtype = _dtype(fitted)
-    with path.open("wb") as file:
-        for block in blocks:
-            file.write(_encode(tokenizer, block).astype(dtype).tobytes())
-    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
-
-
-def _encode(tokenizer: Tokenizer, block: str) -> np.ndarray:
-    """Encode a block, and check what the tokenizer returned.
-
-    Raises:
-        UserError: not a row of whole numbers from 0 to ``vocab_size - 1``.
-    """
-    ids = np.asarray(tokenizer.encode(block))
-    whole = ids.ndim == 1 and (not ids.size or np.issubdtype(ids.dtype, np.integer))
-    if not whole or (ids.size and not 0 <= ids.min() <= ids.max() < tokenizer.vocab_size):
-        raise UserError(
-            f"encode() of the tokenizer {tokenizer.kind} did not return ids: {ids!r}.",
-            f"It must return whole numbers from 0 to {tokenizer.vocab_size - 1}, one per token.",
-        )
-    return ids

@@ -7,6 +7,7 @@ import numpy as np
 
 from trm_lightning.data.text_stream import refuse_surrogates
 from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
+from trm_lightning.data.workers import map_blocks
 from trm_lightning.errors import UserError
 
 _N_CODE_POINTS = 0x110000
@@ -34,8 +35,8 @@ class CharacterTokenizer(VocabularyTokenizer):
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """See ``Tokenizer``."""
-        counts = _count(train)
-        present = (counts + _count(held_out)) > 0
+        counts = _total(train)
+        present = (counts + _total(held_out)) > 0
         kept = counts >= self.min_count
         alphabet = [chr(code) for code in np.flatnonzero(kept)]
         if not (present & ~kept).any():
@@ -57,8 +58,7 @@ class CharacterTokenizer(VocabularyTokenizer):
             UserError: a character is not in the alphabet and there is no ``<unk>``, or the text
                 holds half of a surrogate pair.
         """
-        codes = np.minimum(_code_points(text), len(self._id_of_code) - 1)
-        ids: np.ndarray = self._id_of_code[codes]
+        ids = self._id_of_code.take(_code_points(text), mode="clip")
         if self._unknown_id is None and ids.size and ids.min() < 0:
             raise self._not_in_vocabulary(text[int(ids.argmin())])
         return ids
@@ -77,13 +77,18 @@ class CharacterTokenizer(VocabularyTokenizer):
 
 
 def _code_points(text: str) -> np.ndarray:
+    if text.isascii():
+        return np.frombuffer(text.encode(), dtype=np.uint8)
     refuse_surrogates(text)
     return np.frombuffer(text.encode("utf-32-le"), dtype=np.uint32)
 
 
-def _count(blocks: Iterable[str]) -> np.ndarray:
+def _total(blocks: Iterable[str]) -> np.ndarray:
     counts = np.zeros(_N_CODE_POINTS, dtype=np.int64)
-    for block in blocks:
-        found = np.bincount(_code_points(block))
+    for found in map_blocks(_count, blocks):
         counts[: len(found)] += found
     return counts
+
+
+def _count(block: str) -> np.ndarray:
+    return np.bincount(_code_points(block))

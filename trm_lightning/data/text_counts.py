@@ -1,7 +1,7 @@
 """What a split of text holds: the one place where its words, characters and bytes are counted."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import numpy as np
 
@@ -24,12 +24,15 @@ class TextCounts:
         unknown: ids that are the tokenizer's unknown token.
     """
 
-    tokens: int
-    words: int
-    lines: int
-    characters: int
-    bytes: int
-    unknown: int
+    tokens: int = 0
+    words: int = 0
+    lines: int = 0
+    characters: int = 0
+    bytes: int = 0
+    unknown: int = 0
+
+    def __add__(self, other: "TextCounts") -> "TextCounts":
+        return TextCounts(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
 
 
 def count_text(blocks: Iterable[str], ids: np.ndarray, unknown_id: int | None) -> TextCounts:

@@ -5,7 +5,6 @@ is opened, so a file that was damaged on the disk is found and the cache is buil
 """
 
 import contextlib
-import json
 import logging
 import os
 import shutil
@@ -20,11 +19,13 @@ from trm_lightning.data.cache_builder import Builder
 from trm_lightning.data.cache_key import cache_key, code_key, fingerprint_of
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.find_or_download import disk_errors
+from trm_lightning.data.split_writer import is_marked
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.data.tokenizer import Tokenizer
+from trm_lightning.data.workers import Workers
 from trm_lightning.errors import UserError
-from trm_lightning.files import checksum_of, write_folder_atomically
+from trm_lightning.files import read_json, write_folder_atomically
 
 _log = logging.getLogger(__name__)
 
@@ -110,8 +111,8 @@ def open_or_build(
             if os.path.lexists(folder):
                 _log.warning("%s The cache is built again.", damage.what)
                 _remove(folder)
-        with write_folder_atomically(folder) as temporary:
-            Builder(name, corpus, tokenizer, scrambled, key).build(temporary)
+        with write_folder_atomically(folder, keep=is_marked) as partial, Workers() as workers:
+            Builder(name, corpus, tokenizer, scrambled, key, workers).build(partial)
         return _open(folder, fingerprint)
 
 
@@ -147,13 +148,9 @@ def _open(folder: Path, fingerprint: str) -> TokenCache:
 
 def _read_meta(path: Path) -> dict[str, Any]:
     try:
-        meta: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        checksum = meta.pop("checksum")
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+        return read_json(path)
+    except (OSError, ValueError) as error:
         raise _DamagedError(f"The token cache's {path} cannot be read ({error!r}).") from error
-    if checksum_of(meta) != checksum:
-        raise _DamagedError(f"The token cache's {path} is damaged: its checksum differs.")
-    return meta
 
 
 def _verify(path: Path, checksum: str) -> None:

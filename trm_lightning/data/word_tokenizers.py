@@ -4,13 +4,13 @@ import re
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Iterable
-from itertools import chain
 from typing import Any, Literal, Self
 
 import numpy as np
 
 from trm_lightning.data.text_stream import refuse_surrogates
 from trm_lightning.data.vocabulary_tokenizer import UNKNOWN, VocabularyTokenizer
+from trm_lightning.data.workers import map_blocks
 from trm_lightning.errors import UserError
 
 NEW_LINE = "\n"
@@ -36,11 +36,15 @@ class _Words(VocabularyTokenizer):
     def _split(self, text: str) -> list[str]:
         """Return the words of the text: the word-splitting rule. See ``version`` on changing it."""
 
-    def _count(self, blocks: Iterable[str]) -> Counter[str]:
+    def _count(self, block: str) -> Counter[str]:
+        """Count the words of a block, in the order of their appearance."""
+        refuse_surrogates(block)
+        return Counter(self._split(block))
+
+    def _total(self, blocks: Iterable[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
-        for block in blocks:
-            refuse_surrogates(block)
-            counts.update(self._split(block))
+        for found in map_blocks(self._count, blocks):
+            counts.update(found)
         return counts
 
     def _index(self) -> None:
@@ -110,7 +114,9 @@ class WordTokenizer(_Words):
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """See ``Tokenizer``; the held-out text is read only with ``fit_on="all"``."""
-        counts = self._count(chain(train, held_out) if self.fit_on == "all" else train)
+        counts = self._total(train)
+        if self.fit_on == "all":
+            counts.update(self._total(held_out))
         commonest = counts.most_common(self.vocab_limit - len(self.specials))
         words = [word for word, count in commonest if count >= self.min_count]
         return self._fitted([*self.specials, *words], unknown_id=1, lossless=False)
@@ -152,12 +158,12 @@ class WhitespaceTokenizer(_Words):
 
     def fit(self, train: Iterable[str], held_out: Iterable[str]) -> Self:
         """See ``Tokenizer``."""
-        counts = self._count(train)
+        counts = self._total(train)
         commonest = [word for word, _ in counts.most_common() if word != self.end_of_line]
         words = [self.end_of_line, *commonest][: self.max_vocab]
         kept = set(words)
         closed = kept.issuperset(counts) and all(
-            kept.issuperset(self._split(block)) for block in held_out
+            kept.issuperset(words) for words in map_blocks(self._count, held_out)
         )
         if not closed and UNKNOWN not in kept:
             words = [*words[: self.max_vocab - 1 if self.max_vocab else None], UNKNOWN]

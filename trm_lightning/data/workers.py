@@ -1,0 +1,241 @@
+"""Processes that count and encode blocks of text, however many there are with the same results.
+
+This process reads the text and hands out blocks in turn; results come back in the same order. A
+worker has two blocks at most, so memory does not grow with the text. Workers are started afresh
+(spawned), and end when this process ends, however that happens.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import queue
+import signal
+import sys
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
+from types import ModuleType, TracebackType
+from typing import Any, Self, TypeVar
+
+from trm_lightning.errors import STOP_SIGNALS, UserError
+
+T = TypeVar("T")
+VARIABLE = "TRM_DATA_WORKERS"
+SMALL_CHARACTERS = 1 << 25  # less text than this is encoded sooner than processes have started
+_BLOCKS_AHEAD = 2
+
+
+class LostWorkerError(UserError):
+    """A worker process has ended, which it never does by itself."""
+
+
+class Workers:
+    """Apply functions to blocks of text in processes, as a context.
+
+    Args:
+        n: how many; None for ``$TRM_DATA_WORKERS``, or else one per core where the text is large.
+
+    Raises:
+        UserError: the variable is not a number from 1 on.
+    """
+
+    def __init__(self, n: int | None = None) -> None:
+        self._n = _asked_for() if n is None else n
+        self._processes: list[tuple[Any, Connection]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the processes, whatever they are doing."""
+        for process, connection in self._processes:
+            connection.close()
+            process.kill()
+            process.join()
+        self._processes = []
+
+    def map(
+        self, function: Callable[[str], T], blocks: Iterable[str], n_characters: int
+    ) -> Iterator[T]:
+        """Yield the function's result for each block, in order.
+
+        Args:
+            function: can be pickled, or else this process does the work.
+            blocks: of text.
+            n_characters: about how many there are in all.
+
+        Raises:
+            LostWorkerError: a process was killed.
+            Exception: what the function raises.
+        """
+        n = self._n or (1 if n_characters < SMALL_CHARACTERS else _n_cores())
+        pickled = _pickled(function) if n > 1 else None
+        if pickled is None:
+            yield from map(function, blocks)
+            return
+        done = False
+        try:
+            yield from self._shared_out(pickled, blocks, n)
+            done = True
+        finally:
+            if not done:  # results are under way that nobody wants
+                self.close()
+
+    def _shared_out(self, pickled: bytes, blocks: Iterable[str], n: int) -> Iterator[Any]:
+        if not self._processes:
+            self._start(n)
+        connections = [connection for _, connection in self._processes]
+        for connection in connections:
+            _send(connection, pickled)
+        waiting: deque[Connection] = deque()
+        for block, connection in zip(blocks, cycle(connections), strict=False):
+            result = None
+            full = len(waiting) == _BLOCKS_AHEAD * len(connections)
+            if full:  # the oldest block is this worker's: it always has one more to go on with
+                result = _receive(waiting.popleft())
+            _send(connection, block)
+            waiting.append(connection)
+            if full:
+                yield result
+        while waiting:
+            yield _receive(waiting.popleft())
+
+    def _start(self, n: int) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        with _without_main():
+            for _ in range(n):
+                ours, theirs = spawn.Pipe()
+                process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+                process.start()
+                theirs.close()
+                self._processes.append((process, ours))
+
+
+class Blocks(Iterable[str]):
+    """A text in blocks, to which workers can apply a function.
+
+    Args:
+        blocks: can be read once.
+        workers: apply functions to it.
+        n_characters: about how many there are in all.
+    """
+
+    def __init__(self, blocks: Iterable[str], workers: Workers, n_characters: int) -> None:
+        self._blocks, self._workers, self._n_characters = blocks, workers, n_characters
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._blocks)
+
+    def map(self, function: Callable[[str], T], skip: int = 0) -> Iterator[T]:
+        """Yield the function's result for each block but the first few, in order."""
+        blocks = islice(self._blocks, skip, None)
+        return self._workers.map(function, blocks, self._n_characters)
+
+
+def map_blocks(function: Callable[[str], T], blocks: Iterable[str]) -> Iterator[T]:
+    """Yield the function's result for each block, by workers where the blocks have some."""
+    return blocks.map(function) if isinstance(blocks, Blocks) else map(function, blocks)
+
+
+def _asked_for() -> int | None:
+    value = os.environ.get(VARIABLE)
+    if not value:
+        return None
+    if not value.isdecimal() or int(value) < 1:
+        raise UserError(
+            f"The environment variable {VARIABLE} is {value!r}; it must be a number from 1 on.",
+            "It says how many processes prepare text. Unset it for one per core.",
+        )
+    return int(value)
+
+
+def _n_cores() -> int:
+    if multiprocessing.current_process().daemon:  # it may not start any
+        return 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _pickled(function: Callable[[str], Any]) -> bytes | None:
+    """Return the function pickled; None where only this process knows its class."""
+    try:
+        pickled = pickle.dumps(function)
+    except (pickle.PicklingError, AttributeError, TypeError):
+        return None
+    return None if b"__main__" in pickled else pickled  # workers do not run the user's script
+
+
+@contextlib.contextmanager
+def _without_main() -> Iterator[None]:
+    """Keep the user's script from being run again in processes that are started here."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
+
+
+def _send(connection: Connection, message: str | bytes) -> None:
+    try:
+        connection.send(message)
+    except OSError as error:
+        raise _lost() from error
+
+
+def _receive(connection: Connection) -> Any:
+    try:
+        result, error = connection.recv()
+    except (EOFError, OSError) as lost:
+        raise _lost() from lost
+    if error is not None:
+        raise error
+    return result
+
+
+def _lost() -> LostWorkerError:
+    return LostWorkerError(
+        "A process that prepares text was killed, perhaps for want of memory.",
+        f"Start again: what is done is kept. With {VARIABLE}=1 in the environment there is one "
+        "process only.",
+    )
+
+
+def _serve(connection: Connection) -> None:
+    """Answer messages in a worker: bytes are the function from now on, a string is a block."""
+    for number in STOP_SIGNALS:  # the process that reads the text decides
+        signal.signal(number, signal.SIG_IGN)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+    messages: queue.SimpleQueue[str | bytes | None] = queue.SimpleQueue()
+    threading.Thread(target=_take_in, args=(connection, messages), daemon=True).start()
+    function: Callable[[str], Any] | None = None
+    with contextlib.suppress(OSError):  # nobody waits for the result any more
+        while (message := messages.get()) is not None:
+            try:
+                if isinstance(message, bytes):
+                    function = pickle.loads(message)
+                    continue
+                assert function is not None
+                answer: tuple[Any, Exception | None] = (function(message), None)
+            except Exception as error:
+                error.add_note(f"In a worker process:\n{traceback.format_exc()}")
+                answer = (None, error)
+            connection.send(answer)
+
+
+def _take_in(connection: Connection, messages: "queue.SimpleQueue[str | bytes | None]") -> None:
+    """Receive messages while the worker works, so that nobody who sends one has to wait."""
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            messages.put(connection.recv())
+    messages.put(None)
