@@ -4,6 +4,7 @@ import pytest
 from small_text import TEXT, module, ready
 
 from trm_lightning.data import (
+    TextCorpus,
     TinyShakespeare,
     WordTokenizer,
     text_data,
@@ -82,3 +83,20 @@ def test_text_of_ones_own_at_every_level(text_file, tmp_path, level):
     assert next(iter(data.train_batches(1))).shape == (4, 16)
     with pytest.raises(UserError, match="char, word, bpe"):
         text_data(str(text_file), "sentence", 16, 4)
+
+
+def test_a_glob_and_a_list_of_files_are_read_in_order(tmp_path):
+    for name in ("a/1.txt", "a/b/2.txt", "c.md"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}\n" * 20)
+
+    def text_of(path) -> str:
+        corpus = TextCorpus(path, (0.5, 0.5))
+        corpus.prepare(tmp_path)
+        return "".join(block for split in ("train", "val") for block in corpus.blocks(split))
+
+    one, two, three = (f"text of {name}\n" * 20 for name in ("a/1.txt", "a/b/2.txt", "c.md"))
+    assert text_of(str(tmp_path / "**" / "*.txt")) == one + two
+    assert text_of([str(tmp_path / "c.md"), str(tmp_path / "a")]) == three + one + two
+    with pytest.raises(UserError, match=r"no file or folder .*\*\.nothing"):
+        text_of(str(tmp_path / "*.nothing"))

@@ -111,9 +111,9 @@ def test_a_bad_number_of_workers_is_named(value, monkeypatch):
 
 SCRIPT = """
 import sys
-from trm_lightning.data import BPETokenizer, TextCorpus, TextDataModule
+from trm_lightning.data import TextCorpus, TextDataModule, WordTokenizer
 _, text, cache = sys.argv
-data = TextDataModule("small", TextCorpus(text), BPETokenizer(300), 16, 4, cache_dir=cache)
+data = TextDataModule("small", TextCorpus(text), WordTokenizer(), 16, 4, cache_dir=cache)
 data.prepare_data()  # with no guard around it: workers do not run the script again
 print(data.ids_digest)
 """
@@ -124,18 +124,21 @@ print(data.ids_digest)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_worker_outlives_the_process(tmp_path, number):
     text, script = tmp_path / "text.txt", tmp_path / "script.py"
-    text.write_text(TEXT * 400, encoding="utf-8")
+    text.write_text(TEXT * 200, encoding="utf-8")
     script.write_text(SCRIPT)
     environment = os.environ | {"TRM_DATA_WORKERS": "2", "PYTHONPATH": str(Path.cwd())}
     command = [sys.executable, str(script), str(text), str(tmp_path / "cache")]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    wait_for(lambda: len(children(process.pid)) >= 2)
-    workers = children(process.pid)
-    process.send_signal(number)
-    assert process.wait(PATIENCE)
+    with subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL) as process:
+        try:
+            wait_for(lambda: len(children(process.pid)) >= 2)
+            workers = children(process.pid)
+            process.send_signal(number)
+            assert process.wait(PATIENCE)
+        finally:
+            process.kill()
     wait_for(lambda: not any(alive(worker) for worker in workers))
     printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    alone = ready(module(text, BPETokenizer(300)))
+    alone = ready(module(text, WordTokenizer()))
     assert printed.stdout.strip() == alone.ids_digest
     assert not [path for path in cache_folders(text) if path.name.startswith(".")]
 

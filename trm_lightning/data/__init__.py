@@ -8,6 +8,7 @@ from trm_lightning.data.builtin_corpus import BuiltinPlay
 from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.huggingface_json import huggingface_tokenizer_json
+from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
 from trm_lightning.data.shakespeare import TinyShakespeare
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.token_cache import TokenSplit
@@ -29,6 +30,7 @@ __all__ = [
     "Corpus",
     "EvalWindows",
     "GPT2Tokenizer",
+    "HuggingFaceTokenizer",
     "InfillingDataModule",
     "TextCorpus",
     "TextCounts",

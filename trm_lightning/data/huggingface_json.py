@@ -26,7 +26,7 @@ def huggingface_tokenizer_json(tokenizer: Tokenizer) -> str:
     Raises:
         UserError: the library has nothing like this tokenizer.
     """
-    if isinstance(tokenizer, ByteLevelBPE):
+    if isinstance(tokenizer, ByteLevelBPE):  # and what came from there
         return tokenizer.backend.to_str()
     for kind, build in _BACKENDS.items():
         if isinstance(tokenizer, kind):

@@ -1,5 +1,6 @@
 """Text of the user's own: ``data=text data.path=FILE_OR_FOLDER``."""
 
+import glob
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -8,6 +9,7 @@ from trm_lightning.data.bpe_tokenizers import BPETokenizer
 from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import FractionCorpus
 from trm_lightning.data.datamodule import TextDataModule
+from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
 from trm_lightning.data.tokenizer import Tokenizer
 from trm_lightning.data.train_batches import Order
 from trm_lightning.data.word_tokenizers import WordTokenizer
@@ -15,10 +17,10 @@ from trm_lightning.errors import UserError
 
 
 class TextCorpus(FractionCorpus):
-    """A UTF-8 text file, or all the text files of a folder in the order of their paths.
+    """UTF-8 text files, those of a folder or a glob in the order of their paths.
 
     Args:
-        path: file or folder.
+        path: a file, a folder, a glob such as ``books/**/*.txt``, or a list of these.
         split: fractions of the characters for train, val and, if there are three, test.
         pattern: which files of a folder and its sub-folders to read.
 
@@ -27,40 +29,53 @@ class TextCorpus(FractionCorpus):
     """
 
     def __init__(
-        self, path: str, split: Sequence[float] = (0.9, 0.1), pattern: str = "*.txt"
+        self,
+        path: str | Sequence[str],
+        split: Sequence[float] = (0.9, 0.1),
+        pattern: str = "*.txt",
     ) -> None:
         super().__init__(split)
-        self.path = Path(path).expanduser()
+        self.paths = [path] if isinstance(path, str | Path) else list(path)
         self.pattern = pattern
 
     def prepare(self, cache_dir: Path) -> None:
         """See ``Corpus``."""
-        if self.path.is_dir():
-            self._files = sorted(p for p in self.path.rglob(self.pattern) if p.is_file())
-            if not self._files:
+        self._files = [file for path in self.paths for file in self._files_of(path)]
+        if not any(file.stat().st_size for file in self._files):
+            raise UserError(f"{', '.join(map(str, self.paths))} holds no text.")
+
+    def _files_of(self, path: str) -> list[Path]:
+        place = Path(path).expanduser()
+        if place.is_dir():
+            files = sorted(p for p in place.rglob(self.pattern) if p.is_file())
+            if not files:
                 raise UserError(
-                    f"No file in the folder {self.path} matches {self.pattern!r}.",
+                    f"No file in the folder {place} matches {self.pattern!r}.",
                     "Use another pattern, for example data.pattern='*.md'.",
                 )
-        elif self.path.exists():
-            self._files = [self.path]
-        else:
+            return files
+        if place.exists():
+            return [place]
+        found = glob.glob(str(place), recursive=True)  # noqa: PTH207 (pathlib's needs a folder)
+        matches = sorted(map(Path, found))
+        if not matches:
             raise UserError(
-                f"There is no file or folder {self.path.absolute()}.",
-                "Give a UTF-8 text file or a folder of them: data=text data.path=FILE_OR_FOLDER",
+                f"There is no file or folder {place.absolute()}.",
+                "Give a UTF-8 text file, a folder of them, a glob or a list: "
+                "data=text data.path=FILE_OR_FOLDER",
             )
-        if not any(path.stat().st_size for path in self._files):
-            raise UserError(f"{self.path} holds no text.")
+        return [match for match in matches if match.is_file()]
 
 
 def text_data(
-    path: str,
+    path: str | Sequence[str],
     level: Literal["char", "word", "bpe"],
     window_size: int,
     batch_size: int,
     split: Sequence[float] = (0.9, 0.1),
     pattern: str = "*.txt",
     vocab_size: int = 5000,
+    tokenizer_json: str | None = None,
     tokenizer: Tokenizer | None = None,
     windows: Order = "sliding",
     supervised_tokens: int | None = None,
@@ -73,14 +88,16 @@ def text_data(
     """Build the data module for text of the user's own.
 
     Args:
-        path: a UTF-8 file, or a folder of them.
+        path: see ``TextCorpus``.
         level: what a token is: a character, a word, or a piece of a byte pair encoding.
         window_size: see ``TextDataModule``.
         batch_size: see ``TextDataModule``.
         split: fractions of the characters for train, val and, if there are three, test.
         pattern: which files of a folder to read.
         vocab_size: largest number of ids, for words and byte pair encoding.
-        tokenizer: used instead of the one that ``level`` names.
+        tokenizer_json: file of the ``tokenizers`` library with a tokenizer that is used instead of
+            the one that ``level`` names.
+        tokenizer: used instead of both.
         windows: see ``TextDataModule``.
         supervised_tokens: see ``TextDataModule``.
         train_tokens: see ``TextDataModule``.
@@ -99,6 +116,8 @@ def text_data(
     }
     if level not in tokenizers:
         raise UserError(f"data.level is {level!r}; it must be one of {', '.join(tokenizers)}.")
+    if tokenizer is None and tokenizer_json is not None:
+        tokenizer = HuggingFaceTokenizer(tokenizer_json)
     return TextDataModule(
         name=f"text_{type(tokenizer).__name__.lower() if tokenizer else level}",
         corpus=TextCorpus(path, split, pattern),
