@@ -6,7 +6,8 @@ In the order of one comparison (``comparison`` calls them):
 - ``entries``: the lines of a comparison, read from the config.
 - ``plan``: which runs are needed, each with its overrides and folder.
 - ``parity``: what must be equal between them, and how equal it came out.
-- ``workers``, ``training_process``, ``warm_start``: how runs are trained in parallel.
+- ``workers``, ``training_process``, ``warm_start``, ``cluster``: how runs are trained in parallel,
+  here or as jobs.
 - ``run_records``: how a run folder is read back.
 - ``paired_statistics``, ``intervals``: differences paired by seed, with t intervals.
 - ``fits``: curves through entries: ``frontier``, ``recurrence`` (by ``power_law``), ``trend``.

@@ -11,6 +11,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.files import write_json, write_text
 from trm_lightning.runs.environment import environment
 from trm_lightning.studies.budgets import at_budget, budget_name
+from trm_lightning.studies.cluster import cluster_of, workers_of
 from trm_lightning.studies.entries import check_fit, choose_baseline
 from trm_lightning.studies.fits import study_of
 from trm_lightning.studies.measures import check_measure, measure_all
@@ -42,6 +43,8 @@ def compare(cfg: DictConfig) -> bool:
     folder = Path(HydraConfig.get().runtime.output_dir)
     given = {line.partition("=")[0] for line in HydraConfig.get().overrides.task}
     budget, cfg = budget_name(cfg), at_budget(cfg, given)
+    launcher = HydraConfig.get().launcher
+    cfg.workers = workers_of(launcher, cfg.workers)
     if cfg.runs:
         if (folder / "runs").exists():
             raise UserError(
@@ -60,7 +63,8 @@ def compare(cfg: DictConfig) -> bool:
             runs_of = {entry.name: entry.runs_of for entry in plan.entries}
             check_same_parameters(plan.configs, runs_of[plan.baseline])
         keep = partial(_write_planned, cfg, folder, plan, budget)
-        failures = train_all(plan, keep, cfg.workers, cfg.progress)
+        cluster = cluster_of(launcher, cfg.workers, folder / ".submitit")
+        failures = train_all(plan, keep, cfg.workers, cfg.progress, cluster)
         groups, baseline = groups_of(plan, failures), plan.baseline
     if cfg.measure is not None:
         ended = [record.folder for group in groups for record in group.completed]

@@ -35,7 +35,7 @@ from trm_lightning.studies.parity import (
 # Keys of conf/compare.yaml; what else it has is conf/train.yaml's.
 _OWN_KEYS = {
     "name", "models", "entries", "common", "runs", "seeds", "baseline", "parity", "budget",
-    "budgets", "workers", "fit", "axis", "measure",
+    "budgets", "workers", "launcher", "fit", "axis", "measure",
 }  # fmt: skip
 _INSTEAD = {
     "model": "Give models=[ar,trm].",

@@ -199,13 +199,13 @@ def _run(search: Search, trial: optuna.Trial) -> None:
     run = PlannedRun(f"trial_{trial.number}", 0, overrides, folder)
     trial.set_user_attr("folder", str(folder))
     process = TrainingProcess(run, search.call.flags(), 1, warm=True)
+    while not process.start():  # a killed search left it running
+        time.sleep(POLL_SECONDS)
     with _stopping(process):
         while not process.has_ended():
             time.sleep(POLL_SECONDS)
             if _report(trial, folder) and search.prune and trial.should_prune():
-                assert process.process is not None
-                process.process.terminate()
-                process.process.wait()
+                process.stop()
                 search.study.tell(trial.number, state=TrialState.PRUNED)
                 return
     try:
@@ -226,9 +226,7 @@ def _stopping(process: TrainingProcess) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        if process.process is not None:
-            process.process.terminate()
-            process.process.wait()
+        process.stop()
         raise
 
 

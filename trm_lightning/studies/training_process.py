@@ -1,17 +1,20 @@
-"""The process that trains one run, or resumes it; see ``workers`` for several at a time."""
+"""What trains one run, or resumes it: a process or a job; see ``workers`` for several at a time."""
 
+import os
 import shutil
 import signal
+import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import torch
-from tqdm import tqdm
 
 from trm_lightning.errors import UserError
 from trm_lightning.files import open_to_append
+from trm_lightning.studies.cluster import TAKEN, Cluster
 from trm_lightning.studies.plan import PlannedRun, quoted
 from trm_lightning.studies.warm_start import Started, start
 
@@ -23,54 +26,63 @@ LAST_LINES = 20  # of a failed run's output that are kept
 
 @dataclass
 class TrainingProcess:
-    """Trains one run in its own process, as soon as no other comparison trains it.
+    """Trains one run in its own process, or as a job of a cluster.
 
     Attributes:
         run: what to train.
         flags: of the training command.
         workers: how many runs are trained at a time.
         warm: start it in a process with everything loaded.
-        process: None until it has started.
+        cluster: where it is trained as a job; None for a process of this machine.
+        process: None where there was nothing to do.
         log_start: where this process's output begins in the log.
-        waits: another process is training in this run's folder.
     """
 
     run: PlannedRun
     flags: list[str]
     workers: int
     warm: bool = False
+    cluster: Cluster | None = None
     process: Started | None = None
     log_start: int = 0
-    waits: bool = False
 
     @property
     def log_file(self) -> Path:
         """The run's output, beside its folder."""
         return self.run.folder.with_name(f"{self.run.folder.name}.log")
 
-    def has_ended(self) -> bool:
-        """Start the run if it has not been started; return whether it has ended."""
-        if self.process is None:
-            self._start()
-        if self.process is None:
-            return not self.waits
-        return self.process.poll() is not None
-
-    def _start(self) -> None:
-        """Train the run, or resume it from its last checkpoint."""
+    def start(self) -> bool:
+        """Train the run, or resume it; False while another process, here or elsewhere, does."""
         self.run.folder.parent.mkdir(parents=True, exist_ok=True)
         with open_to_append(self.log_file) as log:
             if not _lock(log):
-                if not self.waits:
-                    name = self.run.folder.name
-                    tqdm.write(f"{name} is trained by another process; waiting", file=sys.stderr)
-                self.waits = True
-                return
-            self.waits, self.log_start = False, self.log_file.stat().st_size
-            if not is_finished(self.run.folder):
+                return False
+            self.log_start = self.log_file.stat().st_size
+            if is_finished(self.run.folder):
+                return True
+            if self.cluster is None:
                 command = training_command(self.run, self.flags)
                 limit = _thread_limit(self.workers)
                 self.process = start(command, log.fileno(), limit, self.warm)
+                return True
+        # Without the lock, which the job takes where it runs.
+        job = TrainingJob(self.run, self.flags, self.cluster.per_machine)
+        self.process = self.cluster.submit(job)
+        return True
+
+    def has_ended(self) -> bool:
+        """Return whether nothing of this run goes on here."""
+        return self.process is None or self.process.poll() is not None
+
+    def was_taken(self) -> bool:
+        """Return whether the job found another process at the run."""
+        return self.process is not None and self.process.poll() == TAKEN
+
+    def stop(self) -> None:
+        """Let the run save its state, and wait until it has ended."""
+        if self.process is not None:
+            self.process.terminate()
+            self.process.wait()
 
     def failure(self) -> str | None:
         """Return the last lines of a failed run's output; None where it did not fail.
@@ -112,7 +124,7 @@ def _thread_limit(workers: int) -> dict[str, str]:
 
 
 def _lock(log: IO[bytes]) -> bool:
-    """Take a run's lock; False where a killed comparison left a training process behind.
+    """Take a run's lock; False where another process has it, maybe one of a killed comparison.
 
     The training process inherits the lock with its standard output, so two processes never train
     in one folder.
@@ -127,3 +139,60 @@ def _lock(log: IO[bytes]) -> bool:
 
 def _last_checkpoint(folder: Path) -> Path:
     return folder / "checkpoints" / "last.ckpt"
+
+
+def _wait_in_reach(process: Started) -> int:
+    """Wait for the exit status so that a signal's handler can wait for it too.
+
+    ``Popen.wait`` holds a lock meanwhile, at which a handler would wait for ever.
+    """
+    assert isinstance(process, subprocess.Popen)
+    with suppress(ChildProcessError):  # the handler had it
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    return process.wait()
+
+
+class TrainingJob:
+    """Trains a run inside a job of a cluster, which submitit calls there.
+
+    The run's lock, log and checkpoints lie in the comparison's folder, which the job's machine
+    shares; so a job that is requeued, or sent twice, does what is missing.
+
+    Args:
+        run: what to train.
+        flags: of the training command.
+        workers: how many jobs run on one machine.
+    """
+
+    def __init__(self, run: PlannedRun, flags: list[str], workers: int) -> None:
+        self.run, self.flags, self.workers = run, flags, workers
+        self._training = TrainingProcess(run, flags, workers)
+
+    @property
+    def name(self) -> str:
+        """What the queue calls the job."""
+        return self.run.folder.name
+
+    @property
+    def log_file(self) -> Path:
+        """The run's output."""
+        return self._training.log_file
+
+    def __call__(self) -> int:
+        """Train, and return the exit status; :data:`TAKEN` where another process trains the run."""
+        if not self._training.start():
+            return TAKEN
+        if self._training.process is None:
+            return 0
+        try:
+            return _wait_in_reach(self._training.process)
+        except KeyboardInterrupt:  # the job is cancelled
+            self._training.stop()
+            raise
+
+    def checkpoint(self) -> Any:
+        """Save at submitit's signal, before a time limit or a preemption; it requeues the job."""
+        from submitit.helpers import DelayedSubmission
+
+        self._training.stop()
+        return DelayedSubmission(TrainingJob(self.run, self.flags, self.workers))

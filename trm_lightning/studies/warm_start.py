@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from multiprocessing import reduction
 from typing import Any, Protocol
 
@@ -45,6 +45,8 @@ def start(command: list[str], log: int, env: Mapping[str, str], warm: bool) -> S
     if warm and sys.platform == "linux":
         return _Forked(command[3:], log, env)
     environment = {**env, **os.environ}
+    for name in _of_slurm(environment):
+        del environment[name]
     return subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment
     )
@@ -91,8 +93,18 @@ def _received(sent: Any) -> int:
     return int(sent.detach())
 
 
+def _of_slurm(environment: Iterable[str]) -> list[str]:
+    """Return the variables of a Slurm job, in which a run is a process and not one task of srun's.
+
+    Lightning would take it for a task, and requeue the job at a signal.
+    """
+    return [name for name in environment if name.startswith("SLURM_")]
+
+
 def _train(arguments: list[str], log: Any) -> None:
     """Be the training command, in the new process."""
+    for name in _of_slurm(os.environ):
+        del os.environ[name]
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)

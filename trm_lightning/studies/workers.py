@@ -1,4 +1,4 @@
-"""Trains the runs of a plan, several at a time, each in its own process.
+"""Trains the runs of a plan, several at a time, each in its own process or as a job of a cluster.
 
 A crash or a kill thus costs at most one run.
 """
@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.stored_text import read_yaml_list
+from trm_lightning.studies.cluster import Cluster
 from trm_lightning.studies.plan import Plan, PlannedRun
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 
@@ -30,14 +32,19 @@ def train_all(
     after_each: Callable[[dict[Path, str]], None],
     workers: int = 1,
     progress: bool = True,
+    cluster: Cluster | None = None,
 ) -> dict[Path, str]:
     """Train every run without results; a run that fails does not stop the others.
+
+    Other processes may be at the same plan, on this machine or on others that share the folder:
+    a run that one of them trains is left to it.
 
     Args:
         plan: what to train.
         after_each: called after each run with the failures so far.
         workers: how many runs to train at a time; they share the cores.
         progress: whether to show a bar.
+        cluster: where runs are trained as jobs; None for processes of this machine.
 
     Returns:
         The last output of each failed run, by folder.
@@ -53,21 +60,17 @@ def train_all(
     bar = tqdm(
         total=len(plan.runs), initial=done, unit="run", dynamic_ncols=True, disable=not progress
     )
-    started: list[TrainingProcess] = []
-    with bar, _stopping(started, bar):
-        while waiting or started:
-            while len(started) < workers and (run := _next(waiting, started)) is not None:
-                waiting.remove(run)
-                if run.after is not None and not is_finished(run.after):
-                    failures[run.folder] = f"it starts from {run.after.name}, which did not end"
-                    bar.update()
-                    continue
-                warm = _on_one_device(plan.configs.get(run.entry))
-                started.append(TrainingProcess(run, plan.call.flags(), workers, warm))
-            _show(started, bar)
-            for training in _ended(started):
-                started.remove(training)
+    pool = _Pool(plan, workers, cluster, waiting, failures, bar)
+    with bar, _stopping(pool.started, bar):
+        while pool.waiting or pool.started:
+            pool.start_more()
+            _show(pool.started, bar)
+            for training in _ended(pool.started):
+                pool.started.remove(training)
                 run = training.run
+                if training.was_taken():
+                    pool.waiting.append(run)
+                    continue
                 failure = training.failure()
                 if failure is not None:
                     failures[run.folder] = failure
@@ -77,10 +80,45 @@ def train_all(
     return failures
 
 
-def _next(waiting: list[PlannedRun], started: list[TrainingProcess]) -> PlannedRun | None:
-    """Return the first run that need not wait for another one's weights; None where all must."""
-    unfinished = {run.folder for run in waiting} | {training.run.folder for training in started}
-    return next((run for run in waiting if run.after not in unfinished), None)
+@dataclass
+class _Pool:
+    """The runs that wait and those that were started; see :func:`train_all`."""
+
+    plan: Plan
+    workers: int
+    cluster: Cluster | None
+    waiting: list[PlannedRun]
+    failures: dict[Path, str]
+    bar: "tqdm[Any]"
+    started: list[TrainingProcess] = field(default_factory=list)
+    elsewhere: set[Path] = field(default_factory=set)
+
+    def start_more(self) -> None:
+        """Start runs until there are enough, but those that another process trains."""
+        for run in list(self.waiting):
+            if len(self.started) >= (self.cluster.at_once if self.cluster else self.workers):
+                return
+            if self._must_wait(run):
+                continue
+            if run.after is not None and not is_finished(run.after):
+                self.waiting.remove(run)
+                self.failures[run.folder] = f"it starts from {run.after.name}, which did not end"
+                self.bar.update()
+                continue
+            warm = _on_one_device(self.plan.configs.get(run.entry))
+            flags = self.plan.call.flags()
+            training = TrainingProcess(run, flags, self.workers, warm, self.cluster)
+            if training.start():
+                self.waiting.remove(run)
+                self.started.append(training)
+            elif run.folder not in self.elsewhere:
+                self.elsewhere.add(run.folder)
+                tqdm.write(f"{run.folder.name} is trained by another process", file=sys.stderr)
+
+    def _must_wait(self, run: PlannedRun) -> bool:
+        """Return whether the run starts from weights that are still being trained."""
+        unfinished = {run.folder for run in self.waiting}
+        return run.after in unfinished | {training.run.folder for training in self.started}
 
 
 def _on_one_device(config: DictConfig | None) -> bool:
@@ -131,13 +169,13 @@ def _stopping(started: list[TrainingProcess], bar: "tqdm[Any]") -> Iterator[None
     try:
         yield
     except BaseException as error:
-        processes = [training.process for training in started if training.process]
         if isinstance(error, KeyboardInterrupt):
             bar.write("stopping; the same command goes on from here", file=sys.stderr)
-        for process in processes:
-            process.terminate()
-        for process in processes:
-            process.wait()
+        for training in started:
+            if training.process is not None:
+                training.process.terminate()
+        for training in started:
+            training.stop()
         raise
 
 
