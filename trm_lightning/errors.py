@@ -42,10 +42,10 @@ class Stopped(KeyboardInterrupt):
         return 128 + self.number
 
 
-# Ctrl-C, an eviction, a warning before one, a closed terminal; those that this system has.
+# Ctrl-C, an eviction, warnings before one, a closed terminal; those that this system has.
 STOP_SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1", "SIGUSR2", "SIGHUP")
     if hasattr(signal, name)
 )
 

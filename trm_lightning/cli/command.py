@@ -99,14 +99,15 @@ def _run(name: str, task: job.Task) -> None:
         _hydra(call)(job.wrap(call, task))()
         return
     resumption = resume.find(call, args.overrides) if _can_resume(name) else None
+    comes_back = _can_resume(name) and resume.is_automatic(args.overrides)
     if resumption is None:
         sys.argv[1:] = call.flags() + _checked(call, args.overrides)
-        _hydra(call)(job.wrap(call, task))()
+        _hydra(call)(job.wrap(call, task, comes_back=comes_back))()
         return
     config = _resumed(call, resumption)
     again = [*call.flags(), *resumption.call_again()]
     sys.argv[1:] = call.flags() + _told_by_rank(call, resumption.hydra_overrides())
-    _hydra(call)(job.wrap(call, task, config, again))()
+    _hydra(call)(job.wrap(call, task, config, again, comes_back))()
 
 
 def _hydra(call: Call) -> Callable[[job.Task], Callable[[], Any]]:

@@ -17,9 +17,12 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from trm_lightning.cli import launch, process, screen
-from trm_lightning.cli.compose import Call
+from trm_lightning.cli.compose import Call, composer
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.printed import shell_command
+from trm_lightning.cli.requeue import requeue_after
+from trm_lightning.cli.resume import Resumption
+from trm_lightning.cli.resumed_config import resumed_config
 from trm_lightning.cli.schema import SCHEMAS
 from trm_lightning.errors import Stopped, UserError
 from trm_lightning.files import write_text
@@ -30,7 +33,11 @@ NOT_READ = 141  # what shells report for a process whose output nobody reads any
 
 
 def wrap(
-    call: Call, task: Task, resumed: DictConfig | None = None, again: list[str] | None = None
+    call: Call,
+    task: Task,
+    resumed: DictConfig | None = None,
+    again: list[str] | None = None,
+    comes_back: bool = False,
 ) -> Task:
     """The function that Hydra calls, once for a run and once per job of a sweep.
 
@@ -39,6 +46,7 @@ def wrap(
         task: the command's function.
         resumed: the config of a run that is resumed, instead of the one that Hydra composes.
         again: the arguments of a call that resumes the same; Lightning's processes read sys.argv.
+        comes_back: the same command line goes on where this one stops: Slurm may requeue it.
     """
     environment = launch.environment()
 
@@ -52,27 +60,28 @@ def wrap(
             cfg.trust = [*([cfg.trust] if isinstance(cfg.trust, str) else cfg.trust)]
             cfg.trust += call.own_targets()
         if HydraConfig.get().mode == RunMode.MULTIRUN:
-            return _run_in_sweep(call.command, task, cfg, folder)
+            return _run_in_sweep(call, task, cfg, folder)
         if again is not None:
             sys.argv[1:] = again
         # Without a subdirectory for its config it is the caller's own folder.
         owned = resumed is not None or HydraConfig.get().output_subdir is not None
-        return _run_alone(call.command, task, cfg if resumed is None else resumed, folder, owned)
+        config = cfg if resumed is None else resumed
+        return _run_alone(call.command, task, config, folder, owned, comes_back)
 
     return job
 
 
 def _run_alone(
-    command: str, task: Task, cfg: DictConfig, folder: Path, owned: bool
+    command: str, task: Task, cfg: DictConfig, folder: Path, owned: bool, comes_back: bool
 ) -> float | None:
     made_now = owned and _is_new(folder)
     try:
         return task(cfg)
     except (KeyboardInterrupt, SystemExit) as stop:
-        _stop(stop, folder)
+        _stop(stop, folder, comes_back)
     except Exception as error:
         if (behind := signal_behind(error)) is not None:
-            _stop(behind, folder)
+            _stop(behind, folder, comes_back)
         mistake = screen.cause_of(error)
         if mistake is None:
             if not owned:
@@ -85,9 +94,10 @@ def _run_alone(
         sys.exit(mistake.exit_status)
 
 
-def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> float | None:
+def _run_in_sweep(call: Call, task: Task, cfg: DictConfig, folder: Path) -> float | None:
     """Run one job of a sweep; its failure is written down and the sweep goes on."""
     start, hydra = time.monotonic(), HydraConfig.get()
+    requeued = _was_stopped(folder, list(hydra.overrides.task))
     status: dict[str, Any] = {
         "status": "running",
         "overrides": list(hydra.overrides.task),
@@ -98,10 +108,12 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
     print(f"job {hydra.job.num}: {hydra.job.override_dirname} …", end=" ", flush=True)
     try:
         process.silence_console()
+        if requeued:
+            cfg = _resumed(call, folder)
         if "progress" in cfg:
             cfg.progress = False
         refuse_several_devices(cfg)
-        check_config(cfg, SCHEMAS.get(command))
+        check_config(cfg, SCHEMAS.get(call.command))
         value = task(cfg)
         status |= {"status": "completed", "value": None if value is None else float(value)}
         return value
@@ -119,13 +131,31 @@ def _run_in_sweep(command: str, task: Task, cfg: DictConfig, folder: Path) -> fl
         else:
             status["error"] = str(mistake)
             write_text(folder / "error.txt", f"{mistake}\n")
-            screen.show(f"trm-{command}", mistake)
+            screen.show(f"trm-{call.command}", mistake)
         return None
     finally:
         status["seconds"] = round(time.monotonic() - start, 1)
         _write_status(folder, status)
         print(job_end(status), flush=True)
         process.release()
+
+
+def _was_stopped(folder: Path, overrides: list[str]) -> bool:
+    """Return whether a job of these overrides was stopped in this folder, and saved something.
+
+    So it is where a queue starts a job again: after a preemption, a time limit or a lost machine.
+    """
+    file = folder / "status.json"
+    if not file.is_file() or not last_checkpoint(folder).is_file():
+        return False
+    before = json.loads(file.read_text(encoding="utf-8"))
+    return before["overrides"] == overrides and before["status"] in ("running", "interrupted")
+
+
+def _resumed(call: Call, folder: Path) -> DictConfig:
+    """Return the config of a stopped job, to go on with."""
+    with composer(call) as composed:
+        return resumed_config(Resumption(last_checkpoint(folder).resolve(), [], []), composed)
 
 
 def job_end(status: dict[str, Any]) -> str:
@@ -163,7 +193,7 @@ def signal_behind(error: BaseException) -> Stopped | None:
     return current
 
 
-def _stop(stop: BaseException, folder: Path) -> NoReturn:
+def _stop(stop: BaseException, folder: Path, comes_back: bool = False) -> NoReturn:
     """Pass an exit on; say how to continue what a signal ended.
 
     Lightning turns Ctrl-C into `sys.exit(1)`: the interrupt is then the exit's context.
@@ -174,6 +204,8 @@ def _stop(stop: BaseException, folder: Path) -> NoReturn:
     hint = ""
     if last_checkpoint(folder).is_file():
         hint = f"Continue with: {shell_command('train', f'resume={folder}')}"
+    if comes_back and launch.rank() == 0:
+        hint = requeue_after(interrupt) or hint
     say_stopped(interrupt, hint)
 
 

@@ -84,6 +84,12 @@ def find(call: Call, overrides: list[str]) -> Resumption | None:
     return Resumption(last_checkpoint(folder).resolve(), kept, hydras)
 
 
+def is_automatic(overrides: list[str]) -> bool:
+    """Return whether the same call goes on with what it has begun: `resume=auto`."""
+    given = {o.key_or_group: o for o in parse_overrides(overrides)}
+    return "resume" in given and given["resume"].value() == "auto"
+
+
 def _named_checkpoint(wanted: str) -> Path:
     """The absolute path of the checkpoint that a run or a checkpoint's own path names."""
     place = find_run(wanted, "resume", lambda folder: last_checkpoint(folder).is_file())

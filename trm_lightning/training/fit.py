@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import signal
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
@@ -110,6 +111,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         with logging_redirect_tqdm() if cfg.progress else nullcontext():
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except TrainingStop as stop:
+        _hand_on(stop.number)
         raise Stopped(stop.number) from None
     facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
     course = {  # before a checkpoint is loaded for the test
@@ -124,6 +126,13 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         write_json(folder / "results.json", results)
         _log.info("%s", closing_screen(results, folder))
     return results
+
+
+def _hand_on(number: int) -> None:
+    """Tell who handled a signal before training did, such as submitit, which requeues the job."""
+    handler = signal.getsignal(number)
+    if callable(handler) and number != signal.SIGINT:
+        handler(number, None)
 
 
 def final_scores(
@@ -186,7 +195,7 @@ def check_processes(trainer: DictConfig) -> None:
         raise UserError(
             f"trainer.devices={devices} is more processes than this machine has cores ({cores})."
         )
-    if trainer.get("num_nodes", 1) > 1 and "WORLD_SIZE" not in os.environ:
+    if trainer.get("num_nodes", 1) > 1 and launch.shared_id() is None:
         raise UserError(
             f"trainer.num_nodes={trainer.num_nodes} waits for processes on other machines, and "
             "this one was not started by torchrun or srun.",
