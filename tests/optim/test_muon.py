@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from trm_lightning.models import AR
+from trm_lightning.optim import muon as muon_module
 from trm_lightning.optim.muon import hidden_matrices, orthogonalised
 from trm_lightning.optim.optimizers import muon
 
@@ -42,13 +43,40 @@ def train_for(net: nn.Module, steps: int, optimizers: list[Any]) -> None:
 def test_an_update_keeps_directions_and_levels_their_sizes(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     left, sizes, right = torch.linalg.svd(matrix, full_matrices=False)
-    turned = left.T @ orthogonalised(matrix) @ right.T
+    turned = left.T @ orthogonalised([matrix])[0] @ right.T
     diagonal = turned.diagonal()
     torch.testing.assert_close(turned, diagonal.diag(), rtol=0, atol=1e-4)
     assert sizes.max() / sizes.min() > 1.8
     assert diagonal.min() > 0.65 and diagonal.max() < 1.25
     # A gradient a million times as large asks for the same step.
-    torch.testing.assert_close(orthogonalised(matrix * 1e6), orthogonalised(matrix))
+    torch.testing.assert_close(orthogonalised([matrix * 1e6]), orthogonalised([matrix]))
+
+
+def iterated(matrix: Tensor) -> Tensor:
+    """The iteration as its authors write it, in float64."""
+    x = matrix.double()
+    x = x / x.norm()
+    for _ in range(5):
+        gram = x @ x.T
+        x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+    return x
+
+
+@pytest.mark.parametrize("max_stack", [1, 1 << 24])
+def test_matrices_are_orthogonalised_together_as_each_alone(
+    monkeypatch: pytest.MonkeyPatch, max_stack: int
+) -> None:
+    monkeypatch.setattr(muon_module, "MAX_STACK", max_stack)
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(8, 24), (24, 8), (16, 16), (8, 8), (16, 5), (8, 24)]
+    matrices = [torch.randn(shape, generator=generator) for shape in shapes]
+    matrices[0] *= torch.logspace(0, -4, 24)  # badly conditioned
+    matrices[3] = torch.zeros(8, 8)
+    found = orthogonalised(matrices)
+    assert not found[3].any()
+    for i in (0, 1, 2, 4, 5):
+        torch.testing.assert_close(found[i].double(), iterated(matrices[i]), rtol=0, atol=2e-5)
+        assert (found[i].double() - iterated(matrices[i] + 0.01)).abs().max() > 2e-4
 
 
 def test_matrices_learn_as_in_torchs_muon_and_the_rest_as_in_adamw() -> None:

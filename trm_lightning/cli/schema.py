@@ -137,6 +137,8 @@ class BenchmarkConfig:
     sections: list[str]
     repetitions: int
     seconds_per_measurement: float
+    clock: Literal["wall", "cpu"]
+    peer: str | None
     net: Any
     window: int
     batch: int

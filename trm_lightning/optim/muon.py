@@ -9,9 +9,15 @@ acts r times over: a rule of thumb, which agreed roughly with searches at r = 2 
 ``torch.optim.Muon`` orthogonalises in bfloat16, which a CPU without such instructions emulates: 155
 ms for one matrix of 152 x 608, against 5 ms here in float32. It also takes matrices only, so that a
 run would have two optimizers, and Lightning count every step twice.
+
+Its iteration multiplies the matrix X (R, C) by a factor each time. The factors are polynomials in
+the same X X^T, so for a wide X they are multiplied first, as small (R, R) matrices, and X once at
+the end: two thirds of the operations for a GPT's layers, the same result but for rounding.
+Matrices of one shape go together.
 """
 
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -23,6 +29,8 @@ LINEAR, CUBIC, QUINTIC = 3.4445, -4.7750, 2.0315
 ITERATIONS = 5
 # The root mean square of AdamW's updates, by experience; the same here, whatever the matrix.
 UPDATE_SIZE = 0.2
+# Numbers in a stack of matrices that are iterated together: bounds memory where models are large.
+MAX_STACK = 1 << 24
 
 
 class Muon(AdamW):
@@ -48,38 +56,77 @@ class Muon(AdamW):
             self.param_groups = groups
 
     def _step_orthogonally(self, group: dict[str, Any]) -> None:
-        for parameter in group["params"]:
-            if parameter.grad is None:
-                continue
-            state = self.state[parameter]
-            if not state:
-                state["step"] = torch.zeros(())  # not counted; AdamW looks for one as it is loaded
-                state["momentum"] = torch.zeros_like(parameter)
-            momentum = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
-            ahead = parameter.grad.lerp(momentum, group["momentum"])  # Nesterov's
-            with torch.autocast(parameter.device.type, enabled=False):
-                update = orthogonalised(ahead) * (UPDATE_SIZE * max(parameter.shape) ** 0.5)
-            lr = group["lr"]
+        trained = [parameter for parameter in group["params"] if parameter.grad is not None]
+        if not trained:
+            return
+        ahead = [self._momentum(parameter, group["momentum"]) for parameter in trained]
+        with torch.autocast(trained[0].device.type, enabled=False):
+            updates = orthogonalised(ahead)
+        lr = group["lr"]
+        for parameter, update in zip(trained, updates, strict=True):
+            update = update * (UPDATE_SIZE * max(parameter.shape) ** 0.5)
             parameter.mul_(1 - lr * group["weight_decay"])
             if isinstance(lr, Tensor):  # on the device, where a graph reads it anew in each step
                 parameter.sub_((update * lr).to(parameter.dtype))
             else:
                 parameter.add_(update.to(parameter.dtype), alpha=-lr)
 
+    def _momentum(self, parameter: Tensor, decay: float) -> Tensor:
+        """Add the gradient to a matrix's momentum; return Nesterov's look-ahead of it."""
+        assert parameter.grad is not None
+        state = self.state[parameter]
+        if not state:
+            state["step"] = torch.zeros(())  # not counted; AdamW looks for one as it is loaded
+            state["momentum"] = torch.zeros_like(parameter)
+        momentum = state["momentum"].lerp_(parameter.grad, 1 - decay)
+        return parameter.grad.lerp(momentum, decay)
 
-def orthogonalised(matrix: Tensor) -> Tensor:
-    """Return about U V^T for a matrix U S V^T (R, C).
+
+def orthogonalised(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Return about U V^T for each matrix U S V^T (R, C).
 
     Singular values become 0.7 to 1.2, but for those that are next to nothing beside the largest.
     """
-    wide = matrix.float()
-    if matrix.shape[0] > matrix.shape[1]:
-        wide = wide.T
-    x = wide / wide.norm().clamp(min=1e-12)
-    for _ in range(ITERATIONS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=CUBIC, alpha=QUINTIC), x, beta=LINEAR)
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    wide = [matrix.float() if _is_wide(matrix) else matrix.float().T for matrix in matrices]
+    alike = defaultdict(list)
+    for i, x in enumerate(wide):
+        alike[x.shape].append(i)
+    found = list(wide)
+    for shape, members in alike.items():
+        most = max(MAX_STACK // shape.numel(), 1)
+        for begin in range(0, len(members), most):
+            stacked = members[begin : begin + most]
+            results = _iterated(torch.stack([wide[i] for i in stacked]))
+            for i, x in zip(stacked, results, strict=True):
+                found[i] = x
+    return [x if _is_wide(m) else x.T for x, m in zip(found, matrices, strict=True)]
+
+
+def _iterated(x: Tensor) -> Tensor:
+    """Orthogonalise matrices of one shape (N, R, C), R <= C."""
+    x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-12)
+    if 2 * x.shape[2] < 3 * x.shape[1]:  # the iteration on x takes fewer operations
+        for _ in range(ITERATIONS):
+            x = _factor(x @ x.mT) @ x
+        return x
+    gram = x @ x.mT
+    product = factor = _factor(gram)
+    for _ in range(ITERATIONS - 1):
+        gram = gram @ factor @ factor  # of factor @ x; polynomials in one matrix commute
+        factor = _factor(gram)
+        product = product @ factor
+    return product @ x
+
+
+def _factor(gram: Tensor) -> Tensor:
+    """Return what one iteration multiplies matrices by, given their products X X^T (N, R, R)."""
+    factor = torch.baddbmm(gram, gram, gram, beta=CUBIC, alpha=QUINTIC)
+    factor.diagonal(dim1=1, dim2=2).add_(LINEAR)
+    return factor
+
+
+def _is_wide(matrix: Tensor) -> bool:
+    return matrix.shape[0] <= matrix.shape[1]
 
 
 def hidden_matrices(model: nn.Module) -> list[Tensor]:
