@@ -133,17 +133,18 @@ def make_folder(folder: Path) -> None:
 
 
 @contextmanager
-def write_folder_atomically(target: Path, keep: Callable[[Path], bool]) -> Iterator[Path]:
+def write_folder_atomically(
+    target: Path, keep: Callable[[Path], bool] | None = None
+) -> Iterator[Path]:
     """Yield a folder to fill; it becomes ``target`` if the block ends without error.
-
-    What a killed process has left in it is still there. The caller holds a lock: no other process
-    may fill it meanwhile.
 
     Args:
         target: what it becomes.
-        keep: whether to keep the folder for the next time, after an error.
+        keep: whether to keep the folder for the next time, after an error or a kill, when what is
+            in it will still be there. The caller then holds a lock: no other process may fill it
+            meanwhile. None: each call has a folder of its own.
     """
-    partial = partial_folder(target)
+    partial = temporary_beside(target) if keep is None else partial_folder(target)
     partial.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
@@ -152,13 +153,13 @@ def write_folder_atomically(target: Path, keep: Callable[[Path], bool]) -> Itera
         partial.rename(target)
         _flush_folder(target.parent)
     except BaseException:
-        if not keep(partial):
+        if keep is None or not keep(partial):
             shutil.rmtree(partial, ignore_errors=True)
         raise
 
 
 def partial_folder(target: Path) -> Path:
-    """Return the folder that :func:`write_folder_atomically` fills."""
+    """Return the folder that :func:`write_folder_atomically` fills and may keep."""
     return target.with_name(f".{target.name}.partial")
 
 
