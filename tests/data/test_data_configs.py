@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
@@ -19,6 +20,7 @@ FACTS = {
     "infilling_word": (5000, [236_083, 13_408]),
     "shakespeare_char": (65, [1_003_854, 111_540]),
     "shakespeare_word": (5000, [236_083, 26_844]),
+    "shards": (6, [180, 20]),
     "text": (4, [180, 20]),
     "wikitext2_word": (33_278, [2_088_628, 217_646, 245_569]),
 }
@@ -30,6 +32,10 @@ def config(name: str, folder: Path) -> DictConfig:
         path = folder / "text.txt"
         path.write_text("abcd" * 50)
         data.path, data.level = str(path), "char"
+    if name == "shards":
+        for split, n in (("train", 180), ("val", 20)):
+            (np.arange(n, dtype=np.uint16) % 6).tofile(folder / f"{split}.bin")
+        data.path, data.vocab_size, data.window_size = str(folder), 6, 16
     return OmegaConf.create({"seed": 7, "data": data}).data
 
 

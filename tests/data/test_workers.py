@@ -110,9 +110,10 @@ def test_a_bad_number_of_workers_is_named(value, monkeypatch):
 
 
 SCRIPT = """
-import sys
+import signal, sys
 from trm_lightning.data import TextCorpus, TextDataModule, WordTokenizer
 _, text, cache = sys.argv
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 data = TextDataModule("small", TextCorpus(text), WordTokenizer(), 16, 4, cache_dir=cache)
 data.prepare_data()  # with no guard around it: workers do not run the script again
 print(data.ids_digest)

@@ -46,7 +46,7 @@ def token_labels(
     tokenizer = data.tokenizer
     frequency = by_frequency(tokens, train, data.vocab_size, tokenizer.unknown_id)
     labels = {"frequency in training": (FREQUENCIES, frequency)}
-    if split in data.corpus.split_names():
+    if data.corpus is not None and split in data.corpus.split_names():
         part = by_part_of_line(data.corpus.blocks(split), tokenizer, tokens)
         if part is not None:
             labels["part of the line"] = (PARTS, part)

@@ -127,6 +127,14 @@ class ExportConfig:
 
 
 @dataclass
+class PrepareConfig:
+    """conf/prepare.yaml."""
+
+    data: Any = field(metadata=BUILT)
+    shards: str | None = field(metadata={"example": "my_shards"})
+
+
+@dataclass
 class BenchmarkConfig:
     """conf/benchmark.yaml."""
 
@@ -213,4 +221,5 @@ SCHEMAS: dict[str, type] = {
     "tune": TuneConfig,
     "report": ReportConfig,
     "export": ExportConfig,
+    "prepare": PrepareConfig,
 }

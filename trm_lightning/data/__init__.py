@@ -9,6 +9,7 @@ from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.huggingface_json import huggingface_tokenizer_json
 from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
+from trm_lightning.data.id_tokenizer import IdTokenizer
 from trm_lightning.data.shakespeare import TinyShakespeare
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.token_cache import TokenSplit
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from trm_lightning.data.datamodule import TextDataModule
     from trm_lightning.data.eval_windows import EvalWindows
     from trm_lightning.data.infilling import InfillingDataModule
+    from trm_lightning.data.shards import ShardsDataModule, write_shards
     from trm_lightning.data.train_batches import TrainBatches
     from trm_lightning.data.user_text import TextCorpus, text_data
 
@@ -31,7 +33,9 @@ __all__ = [
     "EvalWindows",
     "GPT2Tokenizer",
     "HuggingFaceTokenizer",
+    "IdTokenizer",
     "InfillingDataModule",
+    "ShardsDataModule",
     "TextCorpus",
     "TextCounts",
     "TextDataModule",
@@ -45,16 +49,19 @@ __all__ = [
     "huggingface_tokenizer_json",
     "text_data",
     "tokenizer_from_state",
+    "write_shards",
 ]
 
 # Worker processes tokenize without torch, which takes seconds to load.
 _WITH_TORCH = {
     "EvalWindows": "eval_windows",
     "InfillingDataModule": "infilling",
+    "ShardsDataModule": "shards",
     "TextCorpus": "user_text",
     "TextDataModule": "datamodule",
     "TrainBatches": "train_batches",
     "text_data": "user_text",
+    "write_shards": "shards",
 }
 
 

@@ -34,7 +34,7 @@ class TextDataModule(LightningDataModule):
     Args:
         name: of the data set; its cache folder's name begins with it, so letters, digits, blanks
             and ``_.+-`` only.
-        corpus: where the text comes from.
+        corpus: where the text comes from; None for a subclass that opens ids of its own.
         tokenizer: unfitted; it is fitted on the training split.
         window_size: L, tokens of a window.
         batch_size: B, windows of a training batch, summed over all processes.
@@ -60,7 +60,7 @@ class TextDataModule(LightningDataModule):
     def __init__(
         self,
         name: str,
-        corpus: Corpus,
+        corpus: Corpus | None,
         tokenizer: Tokenizer,
         window_size: int,
         batch_size: int,
@@ -142,6 +142,7 @@ class TextDataModule(LightningDataModule):
 
     def _open(self) -> TokenCache:
         if self._cache is None:
+            assert self.corpus is not None
             self._cache = open_or_build(
                 self.name, self.corpus, self.unfitted_tokenizer, self.cache_dir, self.scrambled
             )
