@@ -36,11 +36,17 @@ def config(name: str, folder: Path) -> DictConfig:
         for split, n in (("train", 180), ("val", 20)):
             (np.arange(n, dtype=np.uint16) % 6).tofile(folder / f"{split}.bin")
         data.path, data.vocab_size, data.window_size = str(folder), 6, 16
+    if name == "huggingface":
+        pytest.importorskip("datasets", reason="an extra")
+        path = folder / "text.txt"
+        path.write_text("line\n" * 500)
+        data.corpus.path, data.corpus.data_files, data.window_size = "text", str(path), 16
     return OmegaConf.create({"seed": 7, "data": data}).data
 
 
 def test_every_documented_data_set_has_a_file():
-    assert {*FACTS, "wikitext2_char", "wikitext103_word", "wikitext103_bpe"} == set(NAMES)
+    others = {"huggingface", "wikitext2_char", "wikitext103_word", "wikitext103_bpe"}
+    assert {*FACTS, *others} == set(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,5 +1,6 @@
 """Parquet files: read in bounded memory, and refused where they are not WikiText's."""
 
+import importlib.util
 import tracemalloc
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from trm_lightning.data import parquet_text
+from trm_lightning.data import WikiText, parquet_text
 from trm_lightning.data.parquet_text import read_parquet_lines
 from trm_lightning.errors import UserError
 
@@ -62,3 +63,11 @@ def test_a_small_file_that_holds_much_is_refused(
     with pytest.raises(UserError, match="over 999,999") as error:
         list(read_parquet_lines(path))
     assert str(path) in error.value.what
+
+
+def test_without_pyarrow_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setenv("TRM_DATA_DIR", str(tmp_path))
+    with pytest.raises(UserError, match="pyarrow") as error:
+        WikiText().prepare(tmp_path)  # before anything is downloaded
+    assert error.value.hint == "pip install 'trm-lightning[parquet]'"

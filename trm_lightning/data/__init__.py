@@ -7,6 +7,7 @@ from trm_lightning.data.bpe_tokenizers import BPETokenizer, GPT2Tokenizer
 from trm_lightning.data.builtin_corpus import BuiltinPlay
 from trm_lightning.data.character_tokenizer import CharacterTokenizer
 from trm_lightning.data.corpus import Corpus
+from trm_lightning.data.huggingface_corpus import HuggingFaceCorpus
 from trm_lightning.data.huggingface_json import huggingface_tokenizer_json
 from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
 from trm_lightning.data.id_tokenizer import IdTokenizer
@@ -32,6 +33,7 @@ __all__ = [
     "Corpus",
     "EvalWindows",
     "GPT2Tokenizer",
+    "HuggingFaceCorpus",
     "HuggingFaceTokenizer",
     "IdTokenizer",
     "InfillingDataModule",

@@ -74,7 +74,7 @@ class WikiText(Corpus):
 
     Raises:
         UserError: no such size or variant; and from ``prepare``: the files cannot be
-            found or downloaded.
+            found or downloaded, or pyarrow, which reads parquet, is missing.
     """
 
     def __init__(
@@ -96,6 +96,8 @@ class WikiText(Corpus):
 
     def prepare(self, cache_dir: Path) -> None:
         """See ``Corpus``."""
+        from trm_lightning.cli.extras import need
+
         for split in SPLIT_NAMES:
             text_file = find_local(self._text_file_name(split))
             if text_file:
@@ -103,6 +105,7 @@ class WikiText(Corpus):
                     warn_if_changed(text_file, _TOKENS_FILE_SHA256[split])
                 self._paths[split] = [text_file]
                 continue
+            need("pyarrow", "parquet")
             files = self._parquet_files(split)
             if not all(find_local(file.name) for file in files):
                 self._downloaded.add(split)
