@@ -63,6 +63,22 @@ def constant(
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(1, warmup_steps)))
 
 
+def exponential(
+    optimizer: Optimizer,
+    total_steps: int,
+    time_share: TimeShare,
+    first_ratio: float,
+    last_ratio: float,
+) -> LambdaLR:
+    """Go by equal factors from ``first_ratio`` to ``last_ratio`` of the optimizer's rate."""
+
+    def factor(step: int) -> float:
+        progress = min(1.0, max(step / max(1, total_steps - 1), time_share()))
+        return first_ratio * (last_ratio / first_ratio) ** progress
+
+    return LambdaLR(optimizer, factor)
+
+
 def cosine(
     optimizer: Optimizer,
     total_steps: int,

@@ -32,6 +32,8 @@ NAMED = frozenset(
         "trm_lightning.optim.optimizers.muon",
         "trm_lightning.optim.schedules.constant",
         "trm_lightning.optim.schedules.cosine",
+        "trm_lightning.optim.schedules.exponential",
+        "trm_lightning.training.callbacks.lr_range.LrRange",
         "trm_lightning.training.loggers.Board",
     }
 )
