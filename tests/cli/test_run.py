@@ -105,7 +105,9 @@ def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path, 
     assert result.stdout.count("PL_GLOBAL_SEED=None") == 2  # each job sets it to 17
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize(
+    "launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.slow)]
+)
 def test_sweeps_by_other_launchers_share_one_folder(project: Path, launcher: str) -> None:
     """In processes of their own, which must not make folders by their own clocks and ids."""
     pytest.importorskip(f"hydra_plugins.hydra_{launcher.partition('_')[0]}_launcher")

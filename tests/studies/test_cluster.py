@@ -132,7 +132,7 @@ def test_launchers_of_this_machine(given: dict[str, Any], n: int, tmp_path: Path
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"_target_": PLUGIN.format("ray", "RayLauncher")}, "RayLauncher"),
+        ({"_target_": "my_plugins.MyLauncher"}, "MyLauncher"),
         ({"_target_": PLUGIN.format("submitit", "LocalLauncher"), "nodes": 2}, "one task"),
     ],
 )

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ from conftest import SHORT_PLAY, TINY
 from trm_lightning.runs.checkpoint_file import read_checkpoint
 
 pytestmark = pytest.mark.slow
-LAUNCHERS = ("local", "joblib", "slurm_local", "slurm")
+LAUNCHERS = ["local", "joblib", "slurm_local", "slurm", *(["ray"] if find_spec("ray") else [])]
 SETTINGS = (
     *(word for word in TINY if not word.startswith("budget")), *SHORT_PLAY,
     "models=[ar]", "seeds=2", "checkpoint_every=20", "audit=false", "model.dropout=0.1",

@@ -23,6 +23,7 @@ from trm_lightning.training import fit as training
 from trm_lightning.training.callbacks import Checkpoints
 from trm_lightning.training.fit import build_module, total_steps, train
 
+SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
 PARALLEL = ("model=trm", "model.factorization=parallel", "model.dropout=0")
 
 
@@ -454,3 +455,8 @@ def test_a_damaged_last_checkpoint_falls_back_to_the_one_before(
     assert train(cfg)["optimizer_steps"] == 8
     assert "Another checkpoint of the run is used" in caplog.text
     assert read_checkpoint(last)["counters"]["optimizer_steps"] == 8
+
+
+def test_split_weights_are_refused(configure: Configure) -> None:
+    with pytest.raises(UserError, match="splits the weights over devices"):
+        train(configure("model=ar", f"+trainer.strategy._target_={SHARDED}"))

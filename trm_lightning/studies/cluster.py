@@ -1,7 +1,7 @@
 """Where a comparison's runs are trained: by ``launcher=``, as for a sweep.
 
 ``local`` and ``joblib`` mean processes of this machine, so many at a time; ``slurm`` and
-``slurm_local`` mean jobs, by submitit.
+``slurm_local`` mean jobs, by submitit; ``ray`` means tasks of a Ray cluster.
 """
 
 import os
@@ -20,6 +20,7 @@ from trm_lightning.studies.warm_start import Started
 TAKEN = 75  # exit status of a job whose run another process trains
 _FAILED = 1
 _POLL_SECONDS = 0.2
+_MOST_TASKS = 256  # of Ray's, which starts as many of them as its CPUs allow
 _HERE = ("BasicLauncher", "JoblibLauncher")
 _CLUSTERS = {"LocalLauncher": "local", "SlurmLauncher": "slurm"}
 # Settings of Hydra's launcher that submitit takes for any cluster; others are Slurm's own.
@@ -49,7 +50,7 @@ class Cluster:
     """Where runs are trained as jobs.
 
     Attributes:
-        executor: submitit's.
+        executor: submitit's, or :class:`_Ray`.
         at_once: how many jobs may be sent and not have ended.
         per_machine: how many of them share a machine's cores.
     """
@@ -92,10 +93,12 @@ def cluster_of(launcher: DictConfig, workers: int, folder: Path) -> Cluster | No
     kind = _kind(launcher)
     if kind in _HERE:
         return None
+    if kind == "RayLauncher":
+        return Cluster(_Ray(launcher), _MOST_TASKS, 1)
     if kind not in _CLUSTERS:
         raise UserError(
             f"A comparison's runs cannot be trained by {kind}.",
-            "Choose launcher=local, joblib, slurm_local or slurm.",
+            "Choose launcher=local, joblib, slurm_local, slurm or ray.",
         )
     if launcher.get("nodes", 1) * launcher.get("tasks_per_node", 1) != 1:
         raise UserError(
@@ -128,8 +131,59 @@ def _executor(cluster: str, launcher: DictConfig, folder: Path) -> Any:
     return executor
 
 
+class _Ray:
+    """Sends jobs to a Ray cluster as submitit's executor does, or to a Ray of this machine."""
+
+    def __init__(self, launcher: DictConfig) -> None:
+        import ray
+
+        given: Any = OmegaConf.to_container(launcher.ray, resolve=True)
+        if not ray.is_initialized():
+            ray.init(**given["init"])
+        self._options = dict(given["remote"])
+
+    def update_parameters(self, name: str) -> None:
+        """Name the jobs that follow."""
+        self._options["name"] = name
+
+    def submit(self, job: Job) -> "_RayTask":
+        """Send a job."""
+        import ray
+
+        return _RayTask(ray.remote(_call).options(**self._options).remote(job))
+
+
+class _RayTask:
+    """A task of Ray's, as a job of submitit's."""
+
+    def __init__(self, reference: Any) -> None:
+        self._reference = reference
+
+    def done(self) -> bool:
+        """Return whether it has ended."""
+        import ray
+
+        return bool(ray.wait([self._reference], timeout=0)[0])
+
+    def result(self) -> int:
+        """Return its exit status."""
+        import ray
+
+        return int(ray.get(self._reference))
+
+    def cancel(self) -> None:
+        """Interrupt it."""
+        import ray
+
+        ray.cancel(self._reference)
+
+
+def _call(job: Job) -> int:
+    return job()
+
+
 class _Submitted:
-    """A job of submitit's, as a process."""
+    """A job of submitit's or Ray's, as a process."""
 
     def __init__(self, job: Any, log_file: Path) -> None:
         self._job, self._log_file = job, log_file

@@ -14,6 +14,7 @@ import torch
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from omegaconf import DictConfig, OmegaConf
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -303,9 +304,10 @@ def build_trainer(
         plugins=[*(cfg.trainer.get("plugins") or []), CheckpointFiles()],
         use_distributed_sampler=False,
     )
-    if "fsdp" in type(trainer.strategy).__name__.lower():
+    if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
         raise UserError(
-            "FSDP cannot train by manual optimization, which deep supervision needs.",
-            "Use trainer=ddp; models of this size fit on one device.",
+            f"{type(trainer.strategy).__name__} splits the weights over devices, and checkpoints, "
+            "samples and the leak audit here need them whole.",
+            "Use trainer=ddp; models of this size fit on one device (docs/clusters.md).",
         )
     return trainer
