@@ -24,6 +24,7 @@ TINY = (
     "startup={repetitions:1,steps:1}",
     "scaling={repetitions:1,seconds_per_measurement:0.001,window:[8,16],window_batch:1,"
     "chunk_size:[1,2],n_refinements:[1,2],batch:[1,2]}",
+    "vocabulary=[17,300]",
     "data.corpus.train_words=3000",
     "+data.corpus.val_words=600",
     "+data.corpus.test_words=600",

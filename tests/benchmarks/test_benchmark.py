@@ -9,7 +9,7 @@ from benchmark_tiny import configured
 from conftest import Configure
 from omegaconf import DictConfig
 
-from trm_lightning.benchmarks import command, runs, timing
+from trm_lightning.benchmarks import command, runs, timing, vocabulary
 from trm_lightning.benchmarks.probes import peak_memory
 from trm_lightning.errors import UserError
 from trm_lightning.training.fit import train
@@ -58,6 +58,28 @@ def test_a_benchmark_writes_everything(
     for name in ("scaling.png", "scaling.svg"):
         assert (folder / name).stat().st_size > 10_000
     assert content["environment"]["threads"] == 1 and content["config"]["window"] == 8
+
+
+def test_a_large_vocabulary_is_measured_beside_the_plain_loss_where_that_fits(
+    cfg: DictConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vocabulary, "MOST_PLAIN_LOGITS", 17 * 3 * 8)
+    measured = []
+    monkeypatch.setattr(
+        vocabulary, "_in_a_process_of_its_own", lambda cfg, *of: measured.append(of) or 2**30
+    )
+    rows = vocabulary.vocabulary_rows(cfg, torch.device("cpu"))[1:]
+    assert measured == [(17, True), (17, False), (300, False)]
+    assert [list(row["times_reference"]) for row in rows] == [[], [rows[0]["name"]], []]
+    assert {row["note"] for row in rows} == {"peak memory 1,024 MiB"}
+
+
+@pytest.mark.slow
+def test_memory_of_a_step_is_measured_in_a_process_of_its_own(cfg: DictConfig) -> None:
+    cfg.net.width, cfg.window, cfg.batch = 16, 64, 32
+    found = vocabulary._in_a_process_of_its_own(cfg, 30_000, False)
+    head = 4 * 16 * 30_000
+    assert found is not None and 4 * head < found < 2**28  # a plain loss holds logits of 2**28
 
 
 def test_start_of_a_real_run_is_measured(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,12 @@
 """The fast loss and the fast dropout against plain ones."""
 
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trm_lightning.models import cross_entropy as loss_module
 from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
@@ -32,12 +35,47 @@ def test_loss_and_gradients_are_the_plain_ones(
     monkeypatch: pytest.MonkeyPatch, max_logits: int, dtype: torch.dtype, tolerance: float
 ) -> None:
     monkeypatch.setitem(loss_module.MAX_LOGITS, "cpu", max_logits)
+    monkeypatch.setattr(loss_module, "MIN_ROWS", 1)
     states, weight, targets = problem(dtype)
     found = results(vocabulary_cross_entropy(states, weight, targets), states, weight)
     states, weight, targets = problem(dtype)
     plain = results(F.cross_entropy(states @ weight.T, targets), states, weight)
     for ours, theirs in zip(found, plain, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def test_a_large_vocabulary_has_the_plain_loss_and_gradients_in_bounded_memory() -> None:
+    n, width, vocab_size = 2 * loss_module.MIN_ROWS + 3, 4, 50_000
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(n, width, generator=generator, dtype=torch.float64)
+    weight = torch.randn(vocab_size, width, generator=generator, dtype=torch.float64)
+    targets = torch.randint(vocab_size, (n,), generator=generator)
+    found, expected = [], []
+    for loss_of, results_of in ((vocabulary_cross_entropy, found), (plain_loss, expected)):
+        x, w = states.clone().requires_grad_(), weight.clone().requires_grad_()
+        with Largest() as largest:
+            results_of += results(loss_of(x, w, targets), x, w)
+        results_of.append(largest.n)
+    assert found.pop() <= loss_module.MIN_ROWS * vocab_size
+    assert expected.pop() == n * vocab_size
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
+
+
+class Largest(TorchDispatchMode):
+    """Notes the most numbers in a tensor that any operation returns."""
+
+    n = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if isinstance(out, Tensor):
+            self.n = max(self.n, out.numel())
+        return out
+
+
+def plain_loss(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
+    return F.cross_entropy(states @ weight.T, targets)
 
 
 def test_a_wrong_target_would_be_noticed() -> None:

@@ -15,6 +15,7 @@ from trm_lightning.benchmarks.scaling import scaling_figure, scaling_rows
 from trm_lightning.benchmarks.scoring import generation_rows, scoring_rows
 from trm_lightning.benchmarks.settings import settings_rows
 from trm_lightning.benchmarks.training import training_rows
+from trm_lightning.benchmarks.vocabulary import vocabulary_rows
 from trm_lightning.cli.screen import combine, nearest
 from trm_lightning.files import write_json, write_text
 from trm_lightning.reports.plots import save_figure
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[DictConfig, torch.device], Rows]] = {
     "data": data_rows,
     "startup": startup_rows,
     "scaling": scaling_rows,
+    "vocabulary": vocabulary_rows,
 }
 
 _COUNTS = (
@@ -40,6 +42,7 @@ _COUNTS = (
     "scoring.split_tokens", "generation.prompt_tokens", "generation.n_tokens", "lightning.steps",
     "startup.repetitions", "startup.steps", "scaling.repetitions", "scaling.window",
     "scaling.window_batch", "scaling.chunk_size", "scaling.n_refinements", "scaling.batch",
+    "vocabulary",
 )  # fmt: skip
 
 

@@ -79,14 +79,18 @@ def _references(cfg: DictConfig, device: torch.device) -> list[Variant]:
         cfg, PlainBaseline, window=cfg.notes.window, supervised=cfg.notes.supervised
     )  # fmt: skip
     return [
-        _plain_variant(GPT, gpt, tokens, fused=True),
-        _plain_variant(GPT_DRY, dry, tokens, fused=True),
-        _plain_variant(NOTES_AR, baseline, short),
-        _plain_variant(NOTES_TRM, plain_trm(cfg, given=True), short),
+        plain_variant(GPT, gpt, tokens, fused=True),
+        plain_variant(GPT_DRY, dry, tokens, fused=True),
+        plain_variant(NOTES_AR, baseline, short),
+        plain_variant(NOTES_TRM, plain_trm(cfg, given=True), short),
     ]
 
 
-def _plain_variant(name: str, net: PlainNet, tokens: Tensor, fused: bool = False) -> Variant:
+def plain_variant(
+    name: str, net: PlainNet, tokens: Tensor, fused: bool = False, **facts: Any
+) -> Variant:
+    """Return a variant that takes an AdamW step of a reference on ids (B, T)."""
     net.to(tokens.device)
     step = training_step(net, net.loss, AdamW(net.parameters(), fused=fused), tokens)
-    return Variant(name, step, len(tokens) * net.supervised, flops_of(net.loss, tokens))
+    n_tokens = len(tokens) * net.supervised
+    return Variant(name, step, n_tokens, flops_of(net.loss, tokens), facts=facts)

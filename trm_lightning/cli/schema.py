@@ -157,6 +157,7 @@ class BenchmarkConfig:
     lightning: Any
     startup: Any
     scaling: Any
+    vocabulary: list[int]
     seed: int = field(metadata=SEED)
     device: str
     threads: int | None

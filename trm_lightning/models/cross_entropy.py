@@ -3,7 +3,8 @@
 The logits of a batch (2,048 tokens, 5,000 words: 41 MB) do not fit into a processor's cache, and
 the plain loss writes and reads them several times over, forwards and backwards. Here a few rows at
 a time go all the way: logits, surprise, gradient, and its two products, while the rows are in the
-cache. The gradient is thus known in the forward pass, and the backward pass only scales it.
+cache. The gradient is thus known in the forward pass, and the backward pass only scales it. Of a
+vocabulary too large for that, memory holds 128 rows of logits at a time, whatever the batch.
 
 Shapes: N rows, D width, V vocabulary.
 """
@@ -17,6 +18,10 @@ from torch import Tensor
 # Logits held at a time: what a processor's cache takes, and enough to fill a GPU.
 MAX_LOGITS = {"cpu": 1 << 20}
 MAX_LOGITS_ELSEWHERE = 1 << 26
+# Rows held at a time, at least. Each chunk reads the head and its gradient: with the five rows that
+# a cache takes of 199,000 words, a step waits for memory. 128 rows of logits are as large as the
+# head itself at width 128.
+MIN_ROWS = 128
 
 
 def vocabulary_cross_entropy(states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
@@ -47,7 +52,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, states: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
         n, vocab_size = len(states), len(weight)
         limit = MAX_LOGITS.get(states.device.type, MAX_LOGITS_ELSEWHERE)
-        rows = min(max(limit // vocab_size, 1), n)
+        rows = min(max(limit // vocab_size, MIN_ROWS), n)
         logits = states.new_empty(rows, vocab_size)
         nats = torch.empty(n, dtype=_sum_type(states), device=states.device)
         grad_states = torch.empty_like(states)
