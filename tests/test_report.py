@@ -138,6 +138,11 @@ def test_the_audits_verdict_is_told(tmp_path: Path) -> None:
     passed = {"passed": True, "leaks": False, "failed": {"ppl": []}}
     html, markdown = make_report(make_run(tmp_path / "honest", audit=passed))
     assert "All checks passed" in markdown and 'class="warning"' not in html
+    suspicious = passed | {"suspicious": {"ppl": ["training_gap"]}}
+    assert (
+        "a suspicion is left (training gap)"
+        in make_report(make_run(tmp_path / "too good", audit=suspicious))[1]
+    )
     assert "switched off" in make_report(make_run(tmp_path / "off", audit=None))[1]
     assert "has not been audited" in make_report(make_run(tmp_path / "older"))[1]
 

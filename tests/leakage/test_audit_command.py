@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +66,8 @@ def test_controls_fail_as_they_are_configured(
     assert not content["leaks"]  # nothing that is called a perplexity is none
     assert "suffix_perturbation" in content["failed"][name]
     first = content["scores"][name]["checks"][0]
-    assert first["name"] == "suffix_perturbation" and isinstance(first["position"], int)
+    assert first["name"] == "printed_scores" and isinstance(first["position"], int)
+    assert first["condition"] == "causal"
 
 
 def test_a_trained_run_is_audited_on_its_own_data(
@@ -137,8 +140,12 @@ def test_training_is_the_same_with_and_without(
     fit: Fit, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     audited, facts = fit("model=trm", "ema_decay=0.9")
-    assert facts["audit"] == {"passed": True, "leaks": False, "failed": {"ppl": []}}
-    assert caplog.text.count("leak audit: 10 checks passed") == 1  # two validations, one audit
+    nothing: dict[str, list[str]] = {"ppl": []}
+    assert facts["audit"] == {
+        "passed": True, "leaks": False, "failed": nothing, "suspicious": nothing,
+    }  # fmt: skip
+    # Two validations; an audit before the first one and one after the last.
+    assert len(re.findall(r"[0-9] leak audit: 10 checks|thorough leak audit: 12", caplog.text)) == 2
     assert json.loads((tmp_path / "run" / "audit.json").read_text())["passed"]
     alone, _ = fit("model=trm", "ema_decay=0.9", attach=False)
     for name, value in audited.state_dict().items():
@@ -158,6 +165,82 @@ def test_a_model_that_claims_to_be_honest_is_found_out(
     assert module.model.leaks is True
     assert "checks FAILED" in caplog.text and "its numbers are no perplexities" in caplog.text
     assert module.optimizer_steps == 8  # it trains all the same
+
+
+def leak_far_in_the_window(monkeypatch: pytest.MonkeyPatch, *, from_step: int) -> None:
+    """Let AR read the answers of positions 12 on, once its weights have moved ``from_step`` times.
+
+    The cheap audit before the first validation tries windows of 8 tokens.
+    """
+    honest, module_step = AR.shift_right, TrainingModule._optimizer_step
+    steps = [0]
+
+    def count(module: TrainingModule) -> None:
+        steps[0] += 1
+        module_step(module)
+
+    def shift_right(net: AR, tokens: Tensor) -> Tensor:
+        shifted = honest(net, tokens)
+        if steps[0] < from_step:
+            return shifted
+        return torch.cat((shifted[:, :12], tokens[:, 12:]), dim=1)
+
+    monkeypatch.setattr(TrainingModule, "_optimizer_step", count)
+    monkeypatch.setattr(AR, "shift_right", shift_right)
+
+
+def test_a_leak_far_in_the_window_is_found_while_it_is_scored(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    leak_far_in_the_window(monkeypatch, from_step=0)
+    module, facts = fit("model=ar")
+    assert facts["audit"]["leaks"] and "printed_scores" in facts["audit"]["failed"]["ppl"]
+    assert "leak audit: 10 checks passed" in caplog.text  # and yet
+    assert "printed score moves by" in caplog.text
+    assert list(module.scores) == ["val/not_a_perplexity"]
+
+
+def test_a_leak_that_is_learned_late_takes_the_earlier_names_back(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak_far_in_the_window(monkeypatch, from_step=5)
+    cfg = configure("model=ar")
+    results = train(cfg)  # validates after steps 4 and 8
+    lines = (Path(cfg.run_dir) / "metrics.jsonl").read_text()
+    assert '"val/ppl"' in lines and '"val/not_a_perplexity"' in lines
+    for part in ("final", "best", "test"):
+        assert all(name.endswith("/not_a_perplexity") for name in results[part]), part
+    assert results["audit"]["leaks"] and not results["is_likelihood"]
+
+
+def test_a_resumed_run_remembers_a_leak(configure: Configure, tmp_path: Path) -> None:
+    cfg = configure("model=ar", "budget.steps=4", "test=false")
+    train(cfg)
+    last = Path(cfg.run_dir) / "checkpoints" / "last.ckpt"
+    stored = torch.load(last, weights_only=True)["callbacks"]["LeakAudit"]
+    (check,) = [x for x in stored["audits"]["ppl"]["checks"] if x["name"] == "printed_scores"]
+    assert check["passed"]
+    check.update(passed=False, detail="moves", position=3)
+    resumed = LeakAudit({}, tmp_path / "audit.json")
+    resumed.load_state_dict(stored)
+    assert resumed.audits["ppl"].failed == ["printed_scores"]
+
+
+def test_a_score_under_the_floor_is_a_finding(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Normalised, blind to the answer, and yet too good: the text itself is in the weights."""
+    monkeypatch.setattr(TextDataModule, "splits", property(_high_floor(TextDataModule.splits)))
+    _, facts = fit("model=ar")
+    assert facts["audit"]["failed"]["ppl"] == ["entropy_floor"]
+    assert "and the text holds 50.0000" in caplog.text
+
+
+def _high_floor(splits: Any) -> Callable[[TextDataModule], Any]:
+    def changed(data: TextDataModule) -> Any:
+        return {k: replace(v, entropy_floor_nats=50.0) for k, v in splits.fget(data).items()}
+
+    return changed
 
 
 @pytest.mark.parametrize("model", ["leaky_target_start", "leaky_chunk_mask"])

@@ -18,15 +18,15 @@ Decode = Callable[[int], tuple[Tensor, Tensor]]  # n -> ids (n,), and what drew 
 
 def incremental(probe: Probe, decode: Decode | None) -> Finding | None:
     """Score growing prefixes, and write text: both must meet the scores of the whole window."""
-    model, tokens = probe.model, probe.tokens[None]
-    whole = model.log_probs(tokens)
+    tokens = probe.tokens[None]
+    whole = probe.log_probs(tokens, 0)
     for t in range(tokens.shape[1]):
-        prefix = model.log_probs(tokens[:, : t + 1])[:, t:]
+        prefix = probe.log_probs(tokens[:, : t + 1], t)
         if moved(prefix, whole[:, t : t + 1], probe.close).any():
             return Finding("its score is another one when the text ends with it", t)
     if decode is not None:
         ids, drawn_from = decode(tokens.shape[1])
-        scored = model.log_probs(ids[None].to(tokens.device))[0]
+        scored = probe.log_probs(ids[None].to(tokens.device), 0)[0]
         wrong = moved(drawn_from.to(scored), scored, probe.close)
         if wrong.any():
             return Finding(
@@ -44,12 +44,12 @@ def blind_halting(probe: Probe) -> Finding | None:
     extra = set(inspect.signature(model.log_probs).parameters) - {"tokens", "first"}
     if extra:
         return Finding(f"log_probs takes more than tokens: {', '.join(sorted(extra))}")
-    ranked = model.log_probs(probe.tokens[None], last)[0, 0].argsort()
+    ranked = probe.log_probs(probe.tokens[None], last)[0, 0].argsort()
     outcomes = []
     for target in (ranked[0], ranked[len(ranked) // 2], ranked[-1]):
         tokens = torch.cat((probe.tokens[:last], target[None]))[None]
         with _count_calls(model) as calls:
-            score = model.log_probs(tokens, last)
+            score = probe.log_probs(tokens, last)
         outcomes.append((len(calls), score))
     if len({n_calls for n_calls, _ in outcomes}) > 1:
         return Finding("the number of layers that run depends on the token it scores", last)

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from trm_lightning.leakage.scores import all_scores, embedding_of, eval_scores
+from trm_lightning.leakage.scores import embedding_of
 from trm_lightning.leakage.window import (
     N_ROWS,
     Finding,
@@ -41,7 +41,7 @@ def _perturbed(probe: Probe, tokens: Tensor, places: Tensor) -> Finding | None:
     positions = torch.arange(len(tokens), device=tokens.device)
     rows = tokens.expand(len(places), -1).contiguous()
     changed = torch.where(positions >= places, probe.other(tokens), tokens)
-    before, after = all_scores(probe.model, rows), all_scores(probe.model, changed)
+    before, after = probe.all_scores(rows), probe.all_scores(changed)
     for name in before:
         wrong = moved(before[name], after[name], probe.exact) & (positions <= places)
         if wrong.any():
@@ -70,7 +70,7 @@ def gradient(probe: Probe) -> Finding | None:
     try:
         with torch.enable_grad():
             # Distinct weights, so that no sum over a distribution can cancel.
-            scores = torch.stack(list(eval_scores(model, tokens[None]).values())).squeeze(1)
+            scores = torch.stack(list(probe.eval_scores(tokens[None]).values())).squeeze(1)
             weight = torch.randn(scores.shape[0], model.vocab_size, generator=generator())
             sums = torch.einsum("qtv,qv->t", scores, weight.to(scores))
             for t, total in enumerate(sums):
@@ -108,13 +108,13 @@ def target_swap(probe: Probe) -> Finding | None:
     swapped_at = torch.eye(n, dtype=torch.bool, device=probe.tokens.device)
     rows = probe.tokens.repeat(n, 1)
     swapped = torch.where(swapped_at, probe.other(rows), rows)
-    whole, after = eval_scores(probe.model, rows), eval_scores(probe.model, swapped)
+    whole, after = probe.eval_scores(rows), probe.eval_scores(swapped)
     for name in whole:
         wrong = moved(whole[name], after[name], probe.exact) & swapped_at
         if wrong.any():
             return Finding(f"its {name} moves with the token itself", first_position(wrong))
     for t in torch.linspace(0, n - 1, min(n, N_BEGINNINGS)).long().tolist():
-        before, after_swap = (probe.model.log_probs(x[t : t + 1], t) for x in (rows, swapped))
+        before, after_swap = (probe.log_probs(x[t : t + 1], t) for x in (rows, swapped))
         if moved(before[:, :1], after_swap[:, :1], probe.exact).any():
             return Finding("its score moves with the token itself, where scoring begins there", t)
         if moved(before, whole["score"][:1, t:], probe.close).any():
@@ -126,7 +126,7 @@ def batch_neighbours(probe: Probe) -> Finding | None:
     """Replace all rows of a batch but the first: that one's scores may not move."""
     rows = probe.random_rows(N_ROWS, len(probe.tokens))
     changed = torch.cat((rows[:1], probe.other(rows[1:])))
-    before, after = all_scores(probe.model, rows), all_scores(probe.model, changed)
+    before, after = probe.all_scores(rows), probe.all_scores(changed)
     for name in before:
         wrong = moved(before[name][:1], after[name][:1], probe.exact)
         if wrong.any():
@@ -139,8 +139,8 @@ def batch_neighbours(probe: Probe) -> Finding | None:
 def batch_size(probe: Probe) -> Finding | None:
     """Score rows together, and each alone."""
     rows = probe.random_rows(N_ROWS, len(probe.tokens))
-    together = probe.model.log_probs(rows)
-    alone = torch.cat([probe.model.log_probs(row[None]) for row in rows])
+    together = probe.log_probs(rows, 0)
+    alone = torch.cat([probe.log_probs(row[None], 0) for row in rows])
     wrong = moved(together, alone, probe.close)
     if wrong.any():
         return Finding("its score is another one in a batch of another size", first_position(wrong))

@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.leakage.audit import Audit, Decode, HeldOut, audit
+from trm_lightning.leakage.audit import audit
+from trm_lightning.leakage.consistency import Decode
+from trm_lightning.leakage.held_out import HeldOut
+from trm_lightning.leakage.outcome import Audit
 from trm_lightning.models import LanguageModel
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample_batch
@@ -33,7 +36,7 @@ def audit_scores(
         model: the model; one that is given the answer is audited as it starts without it, too.
         data: set up.
         split: whose windows are counted, and whose entropy is the floor, where it is known.
-        trained: False leaves the floor out, which a model that has learned nothing cannot pass.
+        trained: False leaves out what asks for a trained model.
         thorough: see :func:`audit`.
         train_steps: see :func:`audit`.
     """
@@ -41,10 +44,12 @@ def audit_scores(
     models = [model] if blind is model else [model, blind]
     text, floor = data.splits[split], data.splits[split].entropy_floor_nats
     entropy = floor * text.n_tokens if trained and floor is not None else None
-    held_out = HeldOut(text.tokens, data.eval_windows(split), entropy)
+    trained_on = data.eval_windows("train") if trained and split != "train" else None
+    held_out = HeldOut(text.tokens, data.eval_windows(split), entropy, trained_on)
     return {
         name: audit(
             each,
+            scorer=name if each is model else None,
             held_out=held_out,
             decode=decoder(each),
             thorough=thorough,
@@ -63,6 +68,7 @@ def verdict(audits: Mapping[str, Audit]) -> dict[str, Any]:
         "passed": all(audit.passed for audit in audits.values()),
         "leaks": any(name.startswith("ppl") and audit.failed for name, audit in audits.items()),
         "failed": {name: audit.failed for name, audit in audits.items()},
+        "suspicious": {name: audit.suspicious for name, audit in audits.items()},
     }
 
 

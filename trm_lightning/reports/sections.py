@@ -14,7 +14,10 @@ from trm_lightning.runs.stored_text import read_yaml_list
 
 AUDIT = "audit.json"
 PASSED = {True: "passed", False: "FAILED", None: "does not apply"}
-_CHECK: Shape = {"name": TEXT, "passed": Maybe(FLAG), "detail": TEXT, "position": Maybe(COUNT)}
+_CHECK: Shape = {
+    "name": TEXT, "passed": Maybe(FLAG), "detail": TEXT, "position": Maybe(COUNT),
+    "condition?": TEXT, "suspicious?": FLAG,
+}  # fmt: skip
 _AUDIT: Shape = {**VERDICT, "scores": {"*": {"checks": [_CHECK]}}}
 LEAKS = (
     "THIS MODEL SEES WHAT IT IS SCORED ON: it failed the leak audit, so none of its numbers is a "
@@ -44,7 +47,7 @@ def audit_section(folder: Path, verdict: dict[str, Any] | None, known: bool) -> 
             [
                 [
                     check["name"].replace("_", " "),
-                    PASSED[check["passed"]],
+                    "suspicious" if check.get("suspicious") else PASSED[check["passed"]],
                     "–" if check["position"] is None else str(check["position"]),
                     check["detail"],
                 ]
@@ -60,7 +63,9 @@ def audit_section(folder: Path, verdict: dict[str, Any] | None, known: bool) -> 
 def verdict_text(verdict: dict[str, Any]) -> str:
     """Return the outcome of an audit in a line."""
     if verdict["passed"]:
-        return "All checks passed."
+        suspicious = {name for names in verdict.get("suspicious", {}).values() for name in names}
+        told = ", ".join(sorted(suspicious)).replace("_", " ")
+        return f"No check failed; a suspicion is left ({told})." if told else "All checks passed."
     failed = [
         f"{name}: {', '.join(checks).replace('_', ' ')}"
         for name, checks in verdict["failed"].items()

@@ -25,7 +25,9 @@ ENVIRONMENT: Shape = {
     "python": TEXT, "platform": TEXT, "packages": {"*": TEXT}, "threads": COUNT, "cpu": TEXT,
     "gpu": Maybe(TEXT), "git_commit": Maybe(TEXT), "command": [TEXT],
 }  # fmt: skip
-VERDICT: dict[str, Shape] = {"passed": FLAG, "leaks?": FLAG, "failed": {"*": [TEXT]}}
+VERDICT: dict[str, Shape] = {
+    "passed": FLAG, "leaks?": FLAG, "failed": {"*": [TEXT]}, "suspicious?": {"*": [TEXT]},
+}  # fmt: skip
 _SCORES: Shape = {
     "*": {
         "meaning": TEXT, "is_likelihood": FLAG, "perplexity": PERPLEXITY, "nats_per_token": SCORE,

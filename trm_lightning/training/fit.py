@@ -114,7 +114,6 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     except TrainingStop as stop:
         _hand_on(stop.number)
         raise Stopped(stop.number) from None
-    facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
     course = {  # before a checkpoint is loaded for the test
         "status": "completed",
         "optimizer_steps": module.optimizer_steps,
@@ -122,6 +121,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
         "seconds": clock.seconds,
     }
     final, tested = final_scores(cfg, trainer, module, log, saves)
+    facts["is_likelihood"] = module.model.is_likelihood and not module.model.leaks
     results = results_of(facts, final, tested, log.path, course)
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)

@@ -16,6 +16,7 @@ from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, Score
 from trm_lightning.models import LanguageModel
+from trm_lightning.models.base import LogProbs
 from trm_lightning.optim.optimizers import make_optimizer
 from trm_lightning.optim.schedules import TimeShare, make_schedule
 from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
@@ -57,6 +58,7 @@ class TrainingModule(L.LightningModule):
 
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
+        scorers: gives what is called for them; the leak audit watches these calls.
     """
 
     runtime_arguments: ClassVar[frozenset[str]] = frozenset({"supervised_tokens"})
@@ -94,6 +96,7 @@ class TrainingModule(L.LightningModule):
         self.tokens_seen = 0  # tokens of the batches, each batch once
         self.record: StepRecord | None = None
         self.scores: dict[str, Score] = {}
+        self.scorers: Callable[[], dict[str, LogProbs]] = model.scorers
         self._sums: dict[str, LikelihoodSum] = {}
 
     # Training.
@@ -243,7 +246,7 @@ class TrainingModule(L.LightningModule):
 
     def _score(self, batch: tuple[Tensor, int], split: str) -> None:
         tokens, first = batch
-        scorers = list(self.model.scorers().items())
+        scorers = list(self.scorers().items())
         if self.trainer.state.fn == TrainerFn.FITTING:
             # Training is followed by the number it is for; the others come when it is over.
             scorers = scorers[:1]

@@ -79,20 +79,28 @@ def results_of(
         **course,
         **{key: value for key, value in kept.items() if key != "config"},
         "final": {name: described(name, score) for name, score in final.items()},
-        "best": best_scores(history),
+        "best": best_scores(history, leaks=bool((facts.get("audit") or {}).get("leaks"))),
         "test": {name: described(name, score) for name, score in test.items()},
         "environment": environment(),
         "config": kept["config"],
     }
 
 
-def best_scores(history: Path) -> dict[str, dict[str, float]]:
-    """Return the lowest value of each validated score, and its optimizer step."""
+def best_scores(history: Path, leaks: bool = False) -> dict[str, dict[str, float]]:
+    """Return the lowest value of each validated score, and its optimizer step.
+
+    Args:
+        history: the run's ``metrics.jsonl``.
+        leaks: what was logged as a perplexity before the leak was found was none either.
+    """
     best: dict[str, dict[str, float]] = {}
     for line in read_lines(history):
         for name, value in line.items():
-            if name.startswith("train/") or name.partition("/")[2] not in MEANINGS:
+            split, _, kind = name.partition("/")
+            if split == "train" or kind not in MEANINGS:
                 continue
+            if leaks and kind.startswith("ppl"):
+                name = f"{split}/not_a_perplexity"
             if name not in best or value < best[name]["perplexity"]:
                 best[name] = {"perplexity": value, "step": line["step"]}
     return best

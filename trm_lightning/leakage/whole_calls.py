@@ -1,0 +1,106 @@
+"""The printed calls of a text tried thoroughly: real tokens and random ones, in every way.
+
+Shapes: B windows, T tokens, n scored tokens, V vocabulary.
+"""
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from trm_lightning.leakage.held_out import HeldOut
+from trm_lightning.leakage.printed import CallWatch, twin
+from trm_lightning.leakage.window import N_ROWS, Finding, Probe, first_position, generator, moved
+
+MOST_TURNS = 64  # of one call: by then every position of a window has been changed from
+N_PREFIXES = 8  # lengths that a window is cut to
+Batch = tuple[Tensor, int]  # tokens (B, T), first scored position
+
+
+def try_calls(probe: Probe, held_out: HeldOut) -> dict[str, Finding]:
+    """Make the first printed call, one of the common shape and the last one, and try them.
+
+    Returns:
+        What was found wrong, by the name of the check.
+    """
+    probe = dataclasses.replace(probe, model=twin(probe.model))
+    batches = [(tokens.to(probe.tokens.device), first) for tokens, first in chosen(held_out)]
+    found: dict[str, Finding] = {}
+    for text in (batches, [(random_like(probe, tokens), first) for tokens, first in batches]):
+        for batch in text:
+            found = {**_turns(probe, batch, every=text is batches), **found}
+    tokens, first = max(batches, key=lambda batch: len(batch[0]))
+    for check, finding in (
+        ("batch_size", in_other_batches(probe, tokens, first)),
+        ("incremental", cut_off(probe, tokens[:1], first)),
+    ):
+        if finding is not None:
+            found.setdefault(check, finding)
+    return found
+
+
+def chosen(held_out: HeldOut) -> list[Batch]:
+    """Return the first batch, the first of the largest ones, and the last."""
+    first: Batch | None = None
+    largest: Batch | None = None
+    last: Batch | None = None
+    for batch in held_out.windows:
+        first = batch if first is None else first
+        largest = batch if largest is None or len(batch[0]) > len(largest[0]) else largest
+        last = batch
+    found = [batch for batch in (first, largest, last) if batch is not None]
+    return [batch for i, batch in enumerate(found) if all(batch is not b for b in found[:i])]
+
+
+def random_like(probe: Probe, tokens: Tensor) -> Tensor:
+    """Return uniformly random ids of the same shape."""
+    draws = torch.randint(probe.model.vocab_size, tokens.shape, generator=generator())
+    return draws.to(tokens.device)
+
+
+def _turns(probe: Probe, batch: Batch, every: bool) -> dict[str, Finding]:
+    """Try one call until every position has been changed from, once where not ``every``."""
+    tokens, first = batch
+    n_turns = min(MOST_TURNS, -(-(tokens.shape[1] - first) // len(tokens))) if every else 1
+    watch = CallWatch(probe.model)
+    printed = None
+    for turn in range(max(2, n_turns)):
+        watch.begin([0] if turn < n_turns else [], turn)
+        again = watch.scorers()[probe.scorer](tokens, first)
+        if printed is not None and (wrong := moved(printed, again, probe.exact)).any():
+            finding = Finding(
+                "the same call scores it differently the second time", first + first_position(wrong)
+            )
+            return {**watch.findings.get(probe.scorer, {}), "history": finding}
+        printed = again
+    return watch.findings.get(probe.scorer, {})
+
+
+def in_other_batches(probe: Probe, tokens: Tensor, first: int) -> Finding | None:
+    """Score the windows of a printed call in the opposite order, and some of them alone."""
+    printed = probe.log_probs(tokens, first)
+    wrong = moved(printed, probe.log_probs(tokens.flip(0), first).flip(0), probe.close)
+    if wrong.any():
+        detail = "its printed score is another one in another order of the batch"
+        return Finding(detail, first + first_position(wrong))
+    for row, scores in zip(tokens[:N_ROWS], printed[:N_ROWS], strict=False):
+        wrong = moved(scores[None], probe.log_probs(row[None], first), probe.close)
+        if wrong.any():
+            detail = "its printed score is another one where its window is scored alone"
+            return Finding(detail, first + first_position(wrong))
+    return None
+
+
+def cut_off(probe: Probe, window: Tensor, first: int) -> Finding | None:
+    """Score a window (1, T) that ends at a token, for some tokens, and read from its beginning."""
+    printed = probe.log_probs(window, first)
+    for t in torch.linspace(first, window.shape[1] - 1, N_PREFIXES).long().unique().tolist():
+        prefix = probe.log_probs(window[:, : t + 1], first)[:, -1:]
+        if moved(prefix, printed[:, t - first : t - first + 1], probe.close).any():
+            return Finding("its printed score is another one when the text ends with it", t)
+    whole = probe.log_probs(window, 0)[:, first:]
+    wrong = moved(whole, printed, probe.close)
+    if wrong.any():
+        detail = f"its score is another one where scoring begins at {first}, not at 0"
+        return Finding(detail, first + first_position(wrong))
+    return None
