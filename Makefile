@@ -10,7 +10,7 @@ TORCH := $(shell grep '^torch==' requirements.lock)
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train benchmark test test-slow test-faults audit-lock lint format check-docs clean
+.PHONY: help venv train benchmark test test-slow test-faults coverage audit-lock lint format check-docs clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +48,11 @@ test-slow: $(STAMP) ## run the slow tests alone
 
 test-faults: $(STAMP) ## kill, damage and attack runs, and print what held
 	$(PYTEST) -m faults tests/faults $(ARGS)
+
+coverage: $(STAMP) ## run the quick tests and list the lines that none of them reaches
+	OMP_NUM_THREADS=1 $(BIN)/python -m coverage run -m pytest -q $(ARGS)
+	$(BIN)/python -m coverage combine --quiet
+	$(BIN)/python -m coverage report
 
 lint: $(STAMP) ## check style and types (ruff, mypy)
 	$(BIN)/ruff check .

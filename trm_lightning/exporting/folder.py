@@ -1,6 +1,6 @@
 """The files of an exported model; :mod:`trm_lightning.runs.exported` says what each is."""
 
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,7 @@ def config_of(run: LoadedRun) -> dict[str, Any]:
     arguments |= {"vocab_size": run.model.vocab_size, "start_token": run.model.start_token}
     return {
         "export_format": EXPORT_FORMAT,
-        "written_by": f"trm_lightning {version('trm-lightning')}",
+        "written_by": _package(),
         "model": {"class": name, "arguments": arguments},
         **{key: run.facts.get(key) for key in KEPT_FACTS},
         "optimizer_steps": run.optimizer_steps,
@@ -91,6 +91,14 @@ def config_of(run: LoadedRun) -> dict[str, Any]:
         "data_name": run.facts.get("data_name") or run.facts["data"],
         "data": _without_paths(OmegaConf.to_container(run.config.data)),
     }
+
+
+def _package() -> str:
+    """Return the package's name and version; the name alone where it runs from a checkout."""
+    try:
+        return f"trm_lightning {version('trm-lightning')}"
+    except PackageNotFoundError:
+        return "trm_lightning"
 
 
 def _without_paths(node: Any) -> Any:
