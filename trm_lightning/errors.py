@@ -1,5 +1,6 @@
 """The exceptions for what the user can mend, and for a process that is asked to end."""
 
+import importlib.util
 import signal
 
 
@@ -17,6 +18,16 @@ class UserError(Exception):
         super().__init__(f"{what}\n{hint}" if hint else what)
         self.what = what
         self.hint = hint
+
+
+def need(module: str, extra: str) -> None:
+    """Check that a library is installed that an extra of the package brings.
+
+    Raises:
+        UserError: with the command that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise UserError(f"This needs {module}.", f"pip install 'trm-lightning[{extra}]'")
 
 
 class TrainingError(UserError):

@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from trm_lightning.cli import command
+from trm_lightning.errors import need
 
 
 @command("export")
@@ -16,8 +17,6 @@ def main(cfg: DictConfig) -> None:
         trm-export run=latest push_to_hub=user/name license=mit
     """
     if cfg.push_to_hub is not None:
-        from trm_lightning.cli.extras import need
-
         need("huggingface_hub", "hub")
     from trm_lightning.exporting.command import export
 

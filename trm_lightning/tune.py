@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from trm_lightning.cli import command
+from trm_lightning.errors import need
 
 
 @command("tune")
@@ -17,7 +18,6 @@ def main(cfg: DictConfig) -> None:
         trm-tune 'space=[{key:optimizer.lr,low:1e-4,high:1e-2,log:true}]' model=looped
         trm-tune storage=sqlite:///search.db name=widths
     """
-    from trm_lightning.cli.extras import need
 
     need("optuna", "tune")
     from trm_lightning.reports.search import write_search

@@ -7,7 +7,7 @@ from typing import Any
 
 from trm_lightning.data.corpus import FractionCorpus
 from trm_lightning.data.text_stream import file_sha256, safe_blocks
-from trm_lightning.errors import UserError
+from trm_lightning.errors import UserError, need
 
 _SPLITS = {"train": ("train",), "val": ("validation", "valid", "val", "dev"), "test": ("test",)}
 _ROWS_AT_A_TIME = 1000
@@ -52,8 +52,6 @@ class HuggingFaceCorpus(FractionCorpus):
 
     def prepare(self, cache_dir: Path) -> None:
         """See ``Corpus``."""
-        from trm_lightning.cli.extras import need
-
         need("datasets", "datasets")
         splits = self._load()
         self._found = {

@@ -11,7 +11,7 @@ from trm_lightning.data.find_or_download import PublishedFile, find_local, locat
 from trm_lightning.data.parquet_text import parquet_text_bytes, read_parquet_lines
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.text_stream import file_sha256, read_utf8, safe_blocks
-from trm_lightning.errors import UserError
+from trm_lightning.errors import UserError, need
 
 HOME = (
     "https://huggingface.co/datasets/Salesforce/wikitext/resolve/"
@@ -96,8 +96,6 @@ class WikiText(Corpus):
 
     def prepare(self, cache_dir: Path) -> None:
         """See ``Corpus``."""
-        from trm_lightning.cli.extras import need
-
         for split in SPLIT_NAMES:
             text_file = find_local(self._text_file_name(split))
             if text_file:

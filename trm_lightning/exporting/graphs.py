@@ -11,8 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from trm_lightning.cli.extras import need
-from trm_lightning.errors import UserError
+from trm_lightning.errors import UserError, need
 from trm_lightning.models import LanguageModel
 
 TOLERANCE = 1e-5  # between a graph's log-probabilities and the model's

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 from trm_lightning.data.find_or_download import resolve_cache_dir
-from trm_lightning.errors import UserError
+from trm_lightning.errors import UserError, need
 from trm_lightning.runs.exported import CARD, CONFIG, HF_TOKENIZER, TOKENIZER_STATE, WEIGHTS
 
 PREFIX = "hf://"
@@ -30,8 +30,6 @@ def local_copy(address: str | Path) -> Path:
         return Path(address)
     name, _, revision = str(address).removeprefix(PREFIX).partition("@")
     check_name(name, str(address))
-    from trm_lightning.cli.extras import need
-
     need("huggingface_hub", "hub")
     from huggingface_hub import HfApi, snapshot_download
 
