@@ -21,7 +21,7 @@ STEPS = 200
 SETTINGS = (
     *(word for word in TINY if not word.startswith("budget")), *SHORT_PLAY,
     f"budget={{steps:{STEPS},tokens:null,epochs:null,seconds:null}}", "model.dropout=0.1",
-    "model=ar", "audit=false", "checkpoint_every=20",
+    "model=ar", "audit=false", "checkpoint_every=20", "eval_every=40",
 )  # fmt: skip
 
 

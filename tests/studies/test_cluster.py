@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from compare_folders import make_run
 from omegaconf import OmegaConf
-from test_workers import FINISH, small_plan, stand_in
+from training_stand_in import FINISH, small_plan, stand_in
 
 from trm_lightning.errors import UserError
 from trm_lightning.studies.cluster import Cluster, cluster_of, workers_of

@@ -21,7 +21,8 @@ pytestmark = pytest.mark.slow
 LAUNCHERS = ["local", "joblib", "slurm_local", "slurm", *(["ray"] if find_spec("ray") else [])]
 SETTINGS = (
     *(word for word in TINY if not word.startswith("budget")), *SHORT_PLAY,
-    "models=[ar]", "seeds=2", "checkpoint_every=20", "audit=false", "model.dropout=0.1",
+    "models=[ar]", "seeds=2", "checkpoint_every=20", "eval_every=40", "audit=false",
+    "model.dropout=0.1",
 )  # fmt: skip
 
 

@@ -7,41 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 from compare_folders import CALL, SMALL, config, make_run
+from training_stand_in import FINISH, small_plan, stand_in
 
 from trm_lightning.errors import Stopped, UserError, raise_stopped
-from trm_lightning.studies import training_process
-from trm_lightning.studies.entries import Entry
-from trm_lightning.studies.plan import Plan, PlannedRun, make_plan
+from trm_lightning.studies.plan import make_plan
 from trm_lightning.studies.run_records import read_record
 from trm_lightning.studies.training_process import training_command
 from trm_lightning.studies.workers import refuse_other_settings, train_all
-
-
-def small_plan(folder: Path) -> Plan:
-    runs = [
-        PlannedRun("ar", seed, ["model=ar", f"seed={seed}"], folder / "runs" / f"ar_seed{seed}")
-        for seed in (1, 2)
-    ]
-    return Plan([Entry("ar")], "ar", [1, 2], runs, {}, CALL)
-
-
-def stand_in(monkeypatch: pytest.MonkeyPatch, script: str) -> list[PlannedRun]:
-    """Run `script` instead of training; returns the list of runs that were started."""
-    started: list[PlannedRun] = []
-
-    def command(run: PlannedRun, flags: list[str]) -> list[str]:
-        started.append(run)
-        return [sys.executable, "-c", script, str(run.folder)]
-
-    monkeypatch.setattr(training_process, "training_command", command)
-    return started
-
-
-FINISH = """
-import pathlib, sys
-folder = pathlib.Path(sys.argv[1]); folder.mkdir(parents=True)
-(folder / "results.json").write_text("{}")
-"""
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
