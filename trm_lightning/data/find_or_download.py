@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
+import platformdirs
 
 from trm_lightning.data.text_stream import file_sha256
 from trm_lightning.errors import UserError
@@ -35,7 +35,7 @@ class PublishedFile:
 def resolve_cache_dir(cache_dir: str | None) -> Path:
     """Return the cache folder: the argument, ``$TRM_CACHE_DIR``, or the platform's."""
     chosen = cache_dir or os.environ.get("TRM_CACHE_DIR")
-    return Path(chosen).expanduser() if chosen else Path(pooch.os_cache("trm_lightning"))
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("trm_lightning")
 
 
 def find_local(name: str) -> Path | None:
@@ -70,6 +70,8 @@ def locate(file: PublishedFile, cache_dir: Path) -> Path:
     if local:
         warn_if_changed(local, file.sha256)
         return local
+    import pooch  # and with it the web; most runs download nothing
+
     folder = cache_dir / "downloads"
     store = pooch.create(
         path=folder,
