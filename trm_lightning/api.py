@@ -22,10 +22,13 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
+from trm_lightning.leakage.text_audit import audit_text as audit
 from trm_lightning.runs import load
 from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
+
+__all__ = ["Run", "audit", "load_run", "train"]
 
 Ids = Sequence[int] | np.ndarray | Tensor
 

@@ -20,6 +20,7 @@ def main(cfg: DictConfig) -> float:
         trm-audit model=trm data=shakespeare_word model.factorization=parallel
         trm-audit model=leaky_chunk_mask
         trm-audit run=outputs/… json=audit.json
+        trm-audit scorer=my_module:function data=shakespeare_word
         trm-audit --multirun model=ar,trm
     """
     from trm_lightning.leakage.command import audit_command

@@ -172,6 +172,10 @@ class AuditConfig:
     run: str | None
     split: str
     train_steps: int
+    scorer: str | None
+    ids: str | None
+    vocab_size: int | None = field(metadata=COUNT)
+    seconds: float
     json: str | None
     seed: int = field(metadata=SEED)
     trust: list[str] | str

@@ -1,7 +1,7 @@
 """What an audit checks, and how its outcome is kept, joined and told."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from trm_lightning.leakage.window import Finding
@@ -121,6 +121,17 @@ class Audit:
             if check.name not in best or check.weight > best[check.name].weight:
                 best[check.name] = check
         return Audit([best[name] for name in CHECKS if name in best])
+
+    def told(self, tried: Mapping[str, str]) -> "Audit":
+        """Return this audit with how far the checks went that passed."""
+        return Audit(
+            [
+                replace(check, detail=f"{check.detail} ({tried[check.name]})")
+                if check.passed and check.name in tried
+                else check
+                for check in self.checks
+            ]
+        )
 
     def __str__(self) -> str:
         """A table: each condition, and a line for each of its checks."""
