@@ -111,7 +111,7 @@ class CallWatch:
         rows = cuts(len(tokens), first, tokens.shape[1], self._turn).to(tokens.device)
         model = self.model
         others = changed(tokens, rows, model.vocab_size, model.start_token, self._turn)
-        after = twin(before).scorers()[name](others, first)
+        after = before.scorers()[name](others, first)
         positions = torch.arange(first, tokens.shape[1], device=tokens.device)
         wrong = moved(printed, after, exact_tolerance(model)) & (positions <= rows[:, None])
         if not wrong.any():

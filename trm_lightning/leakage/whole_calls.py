@@ -25,17 +25,20 @@ def try_calls(probe: Probe, held_out: HeldOut) -> dict[str, Finding]:
     """
     probe = dataclasses.replace(probe, model=twin(probe.model))
     batches = [(tokens.to(probe.tokens.device), first) for tokens, first in chosen(held_out)]
+    largest = max(range(len(batches)), key=lambda i: len(batches[i][0]))
     found: dict[str, Finding] = {}
-    for text in (batches, [(random_like(probe, tokens), first) for tokens, first in batches]):
-        for batch in text:
-            found = {**_turns(probe, batch, every=text is batches), **found}
-    tokens, first = max(batches, key=lambda batch: len(batch[0]))
-    for check, finding in (
-        ("batch_size", in_other_batches(probe, tokens, first)),
-        ("incremental", cut_off(probe, tokens[:1], first)),
-    ):
-        if finding is not None:
-            found.setdefault(check, finding)
+    for i, (tokens, first) in enumerate(batches):
+        printed, findings = _turns(probe, tokens, first, most_turns=MOST_TURNS)
+        _, of_random = _turns(probe, random_like(probe, tokens), first, most_turns=1)
+        other: dict[str, Finding | None] = {}
+        if i == largest:
+            other = {
+                "batch_size": in_other_batches(probe, tokens, first, printed),
+                "incremental": cut_off(probe, tokens[:1], first),
+            }
+        for check, finding in (*findings.items(), *of_random.items(), *other.items()):
+            if finding is not None:
+                found.setdefault(check, finding)
     return found
 
 
@@ -58,27 +61,31 @@ def random_like(probe: Probe, tokens: Tensor) -> Tensor:
     return draws.to(tokens.device)
 
 
-def _turns(probe: Probe, batch: Batch, every: bool) -> dict[str, Finding]:
-    """Try one call until every position has been changed from, once where not ``every``."""
-    tokens, first = batch
-    n_turns = min(MOST_TURNS, -(-(tokens.shape[1] - first) // len(tokens))) if every else 1
+def _turns(
+    probe: Probe, tokens: Tensor, first: int, most_turns: int
+) -> tuple[Tensor, dict[str, Finding]]:
+    """Try one call until every position has been changed from, for so many turns at most.
+
+    Returns:
+        What the call returns, and what was found wrong.
+    """
+    n_turns = min(most_turns, -(-(tokens.shape[1] - first) // len(tokens)))
     watch = CallWatch(probe.model)
-    printed = None
-    for turn in range(max(2, n_turns)):
-        watch.begin([0] if turn < n_turns else [], turn)
+    watch.begin({0}, turn=0)
+    printed = watch.scorers()[probe.scorer](tokens, first)
+    for turn in range(1, n_turns):
+        watch.begin({0}, turn)
         again = watch.scorers()[probe.scorer](tokens, first)
-        if printed is not None and (wrong := moved(printed, again, probe.exact)).any():
-            finding = Finding(
-                "the same call scores it differently the second time", first + first_position(wrong)
-            )
-            return {**watch.findings.get(probe.scorer, {}), "history": finding}
-        printed = again
-    return watch.findings.get(probe.scorer, {})
+        wrong = moved(printed, again, probe.exact)
+        if wrong.any():
+            detail = "the same call scores it differently another time"
+            finding = Finding(detail, first + first_position(wrong))
+            return printed, {**watch.findings.get(probe.scorer, {}), "history": finding}
+    return printed, watch.findings.get(probe.scorer, {})
 
 
-def in_other_batches(probe: Probe, tokens: Tensor, first: int) -> Finding | None:
+def in_other_batches(probe: Probe, tokens: Tensor, first: int, printed: Tensor) -> Finding | None:
     """Score the windows of a printed call in the opposite order, and some of them alone."""
-    printed = probe.log_probs(tokens, first)
     wrong = moved(printed, probe.log_probs(tokens.flip(0), first).flip(0), probe.close)
     if wrong.any():
         detail = "its printed score is another one in another order of the batch"
