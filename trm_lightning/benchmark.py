@@ -16,6 +16,7 @@ def main(cfg: DictConfig) -> None:
         trm-benchmark threads=1
         trm-benchmark sections=[training] repetitions=9 net.norm=pre
         trm-benchmark sections=[data,lightning,startup] data=shakespeare_word
+        trm-benchmark sections=[peer] peer=path/to/nanoGPT threads=1 clock=cpu
         trm-benchmark device=cuda batch=256
     """
     from trm_lightning.benchmarks.command import benchmark

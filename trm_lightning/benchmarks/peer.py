@@ -35,7 +35,7 @@ from trm_lightning.errors import UserError
 NANO = "nanoGPT"
 NANO_SITES = f"{NANO}, our dropout sites"
 NANO_DRY = f"{NANO}, no dropout"
-MUON, ADAMW = "AR", "AR, AdamW"
+ADAMW = "AR, AdamW"
 
 
 def peer_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
@@ -46,13 +46,15 @@ def peer_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     window, both = cfg.window, (NANO, NANO_SITES)
     tokens = random_tokens(cfg, cfg.batch, window, device)
     dry = ar(cfg, window, norm="pre", dropout=0.0)
+    muon = shipped(cfg, "ar", window, positions="learned")
     variants = [
         peak(device),
         _variant(cfg, NANO, peer_model(cfg, module, cfg.net.dropout), tokens),
         _variant(cfg, NANO_SITES, with_our_sites(peer_model(cfg, module, cfg.net.dropout)), tokens),
         _variant(cfg, NANO_DRY, peer_model(cfg, module, 0.0), tokens),
         variant_of(ADAMW, ar(cfg, window), tokens, both),
-        variant_of(MUON, shipped(cfg, "ar", window), tokens, (*both, ADAMW)),
+        variant_of("AR, learned positions", muon, tokens, (*both, ADAMW)),
+        variant_of("AR", shipped(cfg, "ar", window), tokens, both),
         variant_of("AR, AdamW, norm=pre", ar(cfg, window, norm="pre"), tokens, both),
         variant_of("AR, AdamW, norm=pre, no dropout", dry, tokens, (NANO_DRY,)),
     ]
