@@ -174,7 +174,12 @@ def test_training_that_goes_on_alone_is_waited_for(
 
 def test_runs_with_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
     made = small_plan(tmp_path)
-    make_run(made.runs[0].folder, 1, (10.0, 9.0), overrides=["model=ar", "seed=1", "resume=x"])
+    make_run(
+        made.runs[0].folder,
+        1,
+        (10.0, 9.0),
+        overrides=["model=ar", "seed=1", "resume=x", "threads=3"],
+    )
     refuse_other_settings(made)
     make_run(made.runs[1].folder, 2, (10.0, 9.0), overrides=["model=trm", "seed=2"])
     with pytest.raises(UserError, match=r"model=trm there, model=ar here[\s\S]*name="):

@@ -43,8 +43,6 @@ def compare(cfg: DictConfig) -> bool:
     folder = Path(HydraConfig.get().runtime.output_dir)
     given = {line.partition("=")[0] for line in HydraConfig.get().overrides.task}
     budget, cfg = budget_name(cfg), at_budget(cfg, given)
-    launcher = HydraConfig.get().launcher
-    cfg.workers = workers_of(launcher, cfg.workers)
     if cfg.runs:
         if (folder / "runs").exists():
             raise UserError(
@@ -57,6 +55,8 @@ def compare(cfg: DictConfig) -> bool:
         check_fit(cfg.fit, entries)
         check_measure(cfg.measure, entries)
     else:
+        launcher = HydraConfig.get().launcher
+        cfg.workers = workers_of(launcher, cfg.workers)
         plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
         check_measure(cfg.measure, plan.entries)
         if cfg.parity == "parameters":

@@ -13,8 +13,8 @@ from trm_lightning.studies.entries import Entry, compared_together
 
 # Facts that must agree for two perplexities to be comparable.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
-# Settings of a run that do not change what is trained.
-_INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
+# Settings of a run that do not change what is trained; for the seed, see who asks.
+INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -148,7 +148,7 @@ def _check_one_text(records: list[Record]) -> None:
 
 
 def _settings(results: dict[str, Any]) -> str:
-    config = {key: value for key, value in results["config"].items() if key not in _INCIDENTAL}
+    config = {key: value for key, value in results["config"].items() if key not in INCIDENTAL}
     config["data"] = {key: value for key, value in config["data"].items() if key != "seed"}
     return json.dumps(config, sort_keys=True, default=str)
 

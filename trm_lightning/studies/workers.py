@@ -15,13 +15,14 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.cli.overrides import merge
+from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.stored_text import read_yaml_list
 from trm_lightning.studies.cluster import Cluster
 from trm_lightning.studies.plan import Plan, PlannedRun
+from trm_lightning.studies.run_records import INCIDENTAL
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 
 POLL_SECONDS = 1.0
@@ -132,6 +133,8 @@ def _on_one_device(config: DictConfig | None) -> bool:
 def refuse_other_settings(plan: Plan) -> None:
     """Refuse a folder whose runs were started with other settings.
 
+    Settings that change nothing about the weights may differ: each machine has its own ``threads``.
+
     Raises:
         UserError: naming the settings that differ.
     """
@@ -139,8 +142,8 @@ def refuse_other_settings(plan: Plan) -> None:
         file = run.folder / ".hydra" / "overrides.yaml"
         if not file.is_file():
             continue
-        stored = set(merge(read_yaml_list(file), without="resume"))
-        planned = set(run.overrides)
+        stored = _that_matter(merge(read_yaml_list(file), without="resume"))
+        planned = _that_matter(run.overrides)
         if stored != planned:
             raise UserError(
                 f"{run.folder} was trained with other settings: "
@@ -148,6 +151,15 @@ def refuse_other_settings(plan: Plan) -> None:
                 f"{' '.join(sorted(planned - stored)) or 'none of them'} here.",
                 "Give this comparison a name of its own: name=…",
             )
+
+
+def _that_matter(overrides: list[str]) -> set[str]:
+    incidental = INCIDENTAL - {"seed"}
+    return {
+        str(o.input_line)
+        for o in parse_overrides(overrides)
+        if o.key_or_group.partition(".")[0] not in incidental
+    }
 
 
 def _ended(started: list[TrainingProcess]) -> list[TrainingProcess]:
