@@ -35,14 +35,15 @@ class TextCorpus(FractionCorpus):
         pattern: str = "*.txt",
     ) -> None:
         super().__init__(split)
-        self.paths = [path] if isinstance(path, str | Path) else list(path)
+        self.path = path
         self.pattern = pattern
 
     def prepare(self, cache_dir: Path) -> None:
         """See ``Corpus``."""
-        self._files = [file for path in self.paths for file in self._files_of(path)]
+        paths = [self.path] if isinstance(self.path, str) else self.path
+        self._files = [file for path in paths for file in self._files_of(path)]
         if not any(file.stat().st_size for file in self._files):
-            raise UserError(f"{', '.join(map(str, self.paths))} holds no text.")
+            raise UserError(f"{', '.join(paths)} holds no text.")
 
     def _files_of(self, path: str) -> list[Path]:
         place = Path(path).expanduser()
