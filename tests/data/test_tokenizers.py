@@ -18,6 +18,7 @@ from trm_lightning.data import (
     Tokenizer,
     WhitespaceTokenizer,
     WordTokenizer,
+    bpe_tokenizers,
     tokenizer_from_state,
 )
 from trm_lightning.data.text_stream import safe_blocks
@@ -229,3 +230,12 @@ def test_wikitext2_has_its_published_closed_vocabulary():
     assert len(ids) == 217_646
     unknown = Counter(valid.split())["<unk>"]
     assert (ids == tokenizer.unknown_id).sum() == unknown
+
+
+def test_bpe_learns_from_blocks_that_lie_spread_over_a_long_text(monkeypatch):
+    blocks = [f"{letter * 3} " * 20 for letter in "abcdefghijklmnop"]  # 80 characters each
+    monkeypatch.setattr(bpe_tokenizers, "_MOST_CHARACTERS", 400)
+    some = BPETokenizer(300).fit(blocks, ())
+    assert some.state() == BPETokenizer(300).fit(blocks[::4], ()).state()
+    monkeypatch.setattr(bpe_tokenizers, "_MOST_CHARACTERS", 80 * 16)
+    assert BPETokenizer(300).fit(blocks, ()).state() != some.state()

@@ -29,7 +29,7 @@ _BLANK = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 _UNIT = re.compile(
     rf" ?[A-Za-z]++(?=[\x00-\x7f]|\Z)| ?[^{_BLANK}]+|[{_BLANK}]+(?![^{_BLANK}])|[{_BLANK}]"
 )
-_MOST_BLOCKS = 64  # to learn from
+_MOST_CHARACTERS = 1 << 26  # to learn from
 _LONG_WORD = re.compile(rf"(?<![^\W_])[^\W_]{_MORE}|(?<![^\w\s]|_)(?:[^\w\s]|_){_MORE}")
 
 
@@ -128,7 +128,7 @@ class BPETokenizer(ByteLevelBPE):
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
             show_progress=False,
         )
-        blocks = _spread(train, _MOST_BLOCKS)
+        blocks = _spread(train, _MOST_CHARACTERS)
         pieces = (piece for block in blocks for piece in _pieces(block))
         backend.train_from_iterator(pieces, trainer)
         return self._fitted(backend)
@@ -180,14 +180,16 @@ class GPT2Tokenizer(ByteLevelBPE):
 
 
 def _spread(blocks: Iterable[str], most: int) -> list[str]:
-    """Return all blocks, or every second, fourth and so on, so that there are ``most`` at most."""
+    """Return all blocks; of longer text every second, fourth and so on: ``most`` characters."""
     kept: list[str] = []
-    step = 1
+    step, size = 1, 0
     for i, block in enumerate(blocks):
         if i % step == 0:
             kept.append(block)
-        if len(kept) > most:
+            size += len(block)
+        while size > most and len(kept) > 1:
             kept, step = kept[::2], 2 * step
+            size = sum(map(len, kept))
     return kept
 
 
