@@ -24,10 +24,10 @@ def calls(command: str) -> list[list[str]]:
         choices = {group: composed.choices(group) for group in groups}
         if "ray" not in composed.choices("hydra/launcher"):  # an extra
             choices["launcher"] = [name for name in choices.get("launcher", []) if name != "ray"]
-    # An experiment sets keys of the model and data that it chooses, and so stands alone.
-    alone = [f"experiment={name}" for name in choices.pop("experiment", [])]
+    # These set keys of the model, data or schedule that they choose, and so stand alone.
+    alone = [f"{group}={n}" for group in ("experiment", "debug") for n in choices.pop(group, [])]
     needed = max(map(len, choices.values()), default=0)
-    return [[experiment] for experiment in alone] + [
+    return [[choice] for choice in alone] + [
         [f"{group}={names[i % len(names)]}" for group, names in choices.items() if names]
         for i in range(needed)
     ]
