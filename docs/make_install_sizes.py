@@ -54,7 +54,7 @@ def main() -> None:
     base = closure(PROJECT["dependencies"])
     print("| what | packages | MB |\n|---|--:|--:|")
     print(f"| all installations | {len(base)} | {megabytes(base.values()):,.0f} |")
-    for name in ("torch", "pyarrow", "matplotlib", "numpy", "lightning"):
+    for name in ("torch", "numpy", "matplotlib", "grpcio", "lightning"):
         print(f"| of these, {name} itself | 1 | {megabytes([base[name]]):,.0f} |")
     for extra, requirements in PROJECT["optional-dependencies"].items():
         try:
