@@ -237,6 +237,14 @@ def test_findings_say_where() -> None:
     assert "targets" in finding(cheap(make(TakesTargets)), "blind_halting")[1]
 
 
+def test_gradients_that_have_exploded_raise_no_alarm() -> None:
+    net = make(norm="pre")
+    with torch.no_grad():
+        net.final_norm.weight.mul_(1e25)
+        net.token_embedding.weight.mul_(1e15)
+    assert "gradient" not in cheap(net).failed
+
+
 def test_the_thorough_form_looks_into_the_whole_window() -> None:
     net = make(LeaksFarInTheWindow)
     assert "suffix_perturbation" not in cheap(net).failed

@@ -79,6 +79,8 @@ def gradient(probe: Probe) -> Finding | None:
                     (slope,) = torch.autograd.grad(
                         total, rows, retain_graph=True, materialize_grads=True
                     )
+                if not slope.isfinite().all():  # weights that have exploded tell nothing
+                    return None
                 finding = _check_slope(probe, t, slope[tokens])
                 if finding is not None:
                     return finding
