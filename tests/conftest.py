@@ -81,7 +81,9 @@ def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
         run.mkdir(exist_ok=True)
         with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
             names = [f"run_dir={run}", "experiment_name=test"]
-            own = any(word.startswith(("data=text", "data=shards")) for word in overrides)
+            own = any(
+                word.startswith(("data=text", "data=shards", "data=sudoku")) for word in overrides
+            )
             play = () if own else SHORT_PLAY
             return compose("train", [*TINY, *play, *overrides, *names])
 

@@ -24,10 +24,11 @@ def main(cfg: DictConfig) -> float:
     trm-train resume=auto
     """
     # Help, completion and error screens come without the seconds that torch takes to load.
+    from trm_lightning.evaluation.metrics import cost_of
     from trm_lightning.training.fit import train
 
     results = train(cfg)
-    return min(score["perplexity"] for score in results["best"].values())
+    return min(cost_of(score) for score in results["best"].values())
 
 
 class _CallableModule(ModuleType):

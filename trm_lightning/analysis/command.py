@@ -18,7 +18,8 @@ from trm_lightning.analysis.measure import (
     open_windows,
     token_labels,
 )
-from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.analysis.puzzles import analyze_puzzles
+from trm_lightning.data import EvalWindows, PuzzleDataModule, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.command import open_data
@@ -58,6 +59,9 @@ def analyze(cfg: DictConfig) -> dict[str, Any]:
     model = run.model
     depth = _depth(model, cfg.depth)
     data = open_data(run)
+    if isinstance(data, PuzzleDataModule):
+        folder = run.folder / FOLDER
+        return analyze_puzzles(run, data, cfg.split, depth, sorted(thresholds), folder)
     windows = open_windows(data, cfg.split, cfg.max_tokens)
     check_same_as_scored(model, windows)
     measurement = Measurement(model, depth, token_labels(data, cfg.split, windows.tokens))

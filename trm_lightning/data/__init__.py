@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from trm_lightning.data.datamodule import TextDataModule
     from trm_lightning.data.eval_windows import EvalWindows
     from trm_lightning.data.infilling import InfillingDataModule
+    from trm_lightning.data.puzzles import PuzzleCorpus, PuzzleDataModule
     from trm_lightning.data.shards import ShardsDataModule, write_shards
+    from trm_lightning.data.sudoku import Sudoku
     from trm_lightning.data.train_batches import TrainBatches
     from trm_lightning.data.user_text import TextCorpus, text_data
 
@@ -37,7 +39,10 @@ __all__ = [
     "HuggingFaceTokenizer",
     "IdTokenizer",
     "InfillingDataModule",
+    "PuzzleCorpus",
+    "PuzzleDataModule",
     "ShardsDataModule",
+    "Sudoku",
     "TextCorpus",
     "TextCounts",
     "TextDataModule",
@@ -58,7 +63,10 @@ __all__ = [
 _WITH_TORCH = {
     "EvalWindows": "eval_windows",
     "InfillingDataModule": "infilling",
+    "PuzzleCorpus": "puzzles",
+    "PuzzleDataModule": "puzzles",
     "ShardsDataModule": "shards",
+    "Sudoku": "sudoku",
     "TextCorpus": "user_text",
     "TextDataModule": "datamodule",
     "TrainBatches": "train_batches",

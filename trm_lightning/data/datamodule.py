@@ -56,6 +56,7 @@ class TextDataModule(LightningDataModule):
     """
 
     is_running_text = True  # whether evaluation scores a split's tokens one after the other
+    is_puzzle = False  # whether a window is a puzzle, scored by whether its answer is right
 
     def __init__(
         self,
@@ -206,11 +207,7 @@ class TextDataModule(LightningDataModule):
         Raises:
             UserError: the batch cannot be divided among the processes.
         """
-        if self.batch_size % world_size:
-            raise UserError(
-                f"data.batch_size={self.batch_size} cannot be divided among {world_size} devices.",
-                "It counts the windows of all devices together: use a multiple.",
-            )
+        self.check_processes(world_size)
         return TrainBatches(
             self.train_ids,
             window_size=self.window_size,
@@ -222,6 +219,18 @@ class TextDataModule(LightningDataModule):
             rank=rank,
             world_size=world_size,
         )
+
+    def check_processes(self, world_size: int) -> None:
+        """Check that a batch can be divided among the processes.
+
+        Raises:
+            UserError: it cannot.
+        """
+        if self.batch_size % world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} cannot be divided among {world_size} devices.",
+                "It counts the windows of all devices together: use a multiple.",
+            )
 
     def eval_windows(
         self,

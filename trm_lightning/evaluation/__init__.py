@@ -2,5 +2,15 @@
 
 from trm_lightning.evaluation.likelihood import LikelihoodSum, score_windows
 from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp
+from trm_lightning.evaluation.puzzles import PuzzleScore, PuzzleSum
 
-__all__ = ["MEANINGS", "LikelihoodSum", "Score", "described", "safe_exp", "score_windows"]
+__all__ = [
+    "MEANINGS",
+    "LikelihoodSum",
+    "PuzzleScore",
+    "PuzzleSum",
+    "Score",
+    "described",
+    "safe_exp",
+    "score_windows",
+]

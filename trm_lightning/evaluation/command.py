@@ -8,8 +8,9 @@ from tqdm import tqdm
 
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import score_windows
+from trm_lightning.evaluation.likelihood import sum_windows
 from trm_lightning.evaluation.metrics import described, score_lines
+from trm_lightning.evaluation.tasks import new_sum, scorers_of
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.environment import environment
@@ -31,9 +32,10 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     windows = data.eval_windows(cfg.split, stride=cfg.stride)
     split = data.splits[cfg.split]
     scores = {}
-    for name, log_probs in run.model.scorers().items():
+    for name, log_probs in scorers_of(run.model, data.is_puzzle).items():
         bar = tqdm(windows, desc=f"scoring {cfg.split}", unit="batch", leave=False)
-        score = score_windows(log_probs, bar, device).score(split.counts)
+        total = sum_windows(new_sum(data.is_puzzle), log_probs, bar, device)
+        score = total.score(split.counts)
         scores[f"{cfg.split}/{name}"] = described(f"{cfg.split}/{name}", score)
     content = {
         "checkpoint": str(run.checkpoint),
@@ -51,7 +53,8 @@ def evaluate(cfg: DictConfig) -> dict[str, Any]:
     for name, described_score in scores.items():
         print("\n".join(score_lines(name, described_score)))
     if content["mean_depth"] is not None:
-        print(f"Refinements per token: {content['mean_depth']:.2f}")
+        what = "puzzle" if data.is_puzzle else "token"
+        print(f"Refinements per {what}: {content['mean_depth']:.2f}")
     print(f"Written to {run.folder / 'evaluation.json'}")
     return content
 

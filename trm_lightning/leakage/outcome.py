@@ -35,6 +35,16 @@ CHECKS = {
     "entropy_floor": ("plausible", "the held-out text costs no fewer nats than its own entropy"),
     "training_gap": ("plausible", "the held-out text does not cost far less than training text"),
 }  # fmt: skip
+# Those of puzzles, beside the checks above that are asked of them too.
+PUZZLE_CHECKS = {
+    "answer_swap": ("causal", "no score of a cell moves with that cell of the answer or a later"
+                    " one"),
+    "question_read": ("causal", "scores depend on the question"),
+    "held_out_differs": ("scored before learned", "no held-out puzzle counts as one that is trained"
+                         " on"),
+    "each_puzzle_once": ("counted once", "evaluation shows each puzzle of the split once"),
+}  # fmt: skip
+_ALL = CHECKS | PUZZLE_CHECKS
 SUSPICIONS = {"training_gap"}  # what these find may have an innocent reason
 
 
@@ -43,7 +53,7 @@ class Check:
     """The outcome of one check.
 
     Attributes:
-        name: a key of CHECKS.
+        name: a key of CHECKS or PUZZLE_CHECKS.
         passed: None where the check does not apply to the model, or has a suspicion only.
         detail: what was found wrong, or why it does not apply; else what passing means.
         position: of the first offending token of its window; of the split for
@@ -61,7 +71,7 @@ class Check:
     def of(cls, name: str, finding: Finding | None) -> "Check":
         """Return the outcome of a check that was made."""
         if finding is None:
-            return cls(name, True, CHECKS[name][1])
+            return cls(name, True, _ALL[name][1])
         if name in SUSPICIONS:
             return cls(name, None, finding.detail, finding.position, suspicious=True)
         return cls(name, False, finding.detail, finding.position)
@@ -69,7 +79,7 @@ class Check:
     @property
     def condition(self) -> str:
         """The condition that the check belongs to."""
-        return CHECKS[self.name][0]
+        return _ALL[self.name][0]
 
     @property
     def weight(self) -> int:
@@ -95,7 +105,7 @@ class Audit:
         return cls(
             [
                 Check(name, None, find) if isinstance(find, str) else Check.of(name, find())
-                for name, find in ((name, made[name]) for name in CHECKS if name in made)
+                for name, find in ((name, made[name]) for name in _ALL if name in made)
             ]
         )
 
@@ -120,7 +130,7 @@ class Audit:
         for check in others:
             if check.name not in best or check.weight > best[check.name].weight:
                 best[check.name] = check
-        return Audit([best[name] for name in CHECKS if name in best])
+        return Audit([best[name] for name in _ALL if name in best])
 
     def told(self, tried: Mapping[str, str]) -> "Audit":
         """Return this audit with how far the checks went that passed."""
@@ -154,4 +164,4 @@ class Audit:
         """Return what :meth:`as_dict` was made of."""
         keys = ("name", "passed", "detail", "position", "suspicious")
         checks = [Check(**{key: check[key] for key in keys}) for check in stored["checks"]]
-        return cls([check for check in checks if check.name in CHECKS])
+        return cls([check for check in checks if check.name in _ALL])

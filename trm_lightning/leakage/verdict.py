@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from trm_lightning.data import TextDataModule
+from trm_lightning.data import PuzzleDataModule, TextDataModule
 from trm_lightning.leakage.audit import audit
 from trm_lightning.leakage.consistency import Decode
 from trm_lightning.leakage.held_out import HeldOut
 from trm_lightning.leakage.outcome import Audit
+from trm_lightning.leakage.puzzles import audit_puzzles
 from trm_lightning.models import LanguageModel
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample_batch
@@ -40,6 +41,8 @@ def audit_scores(
         thorough: see :func:`audit`.
         train_steps: see :func:`audit`.
     """
+    if isinstance(data, PuzzleDataModule):
+        return {"solved": audit_puzzles(model, data, split)}
     blind = model.without_answer()
     models = [model] if blind is model else [model, blind]
     text, floor = data.splits[split], data.splits[split].entropy_floor_nats
@@ -62,11 +65,14 @@ def audit_scores(
 def verdict(audits: Mapping[str, Audit]) -> dict[str, Any]:
     """Return what checkpoints and results keep of audits, as plain containers.
 
-    ``leaks`` says whether a number that is called a perplexity is none.
+    ``leaks`` says whether a number that is called a perplexity, or a share of solved puzzles, is
+    none.
     """
     return {
         "passed": all(audit.passed for audit in audits.values()),
-        "leaks": any(name.startswith("ppl") and audit.failed for name, audit in audits.items()),
+        "leaks": any(
+            name.startswith(("ppl", "solved")) and audit.failed for name, audit in audits.items()
+        ),
         "failed": {name: audit.failed for name, audit in audits.items()},
         "suspicious": {name: audit.suspicious for name, audit in audits.items()},
     }

@@ -64,6 +64,34 @@ def chunk_problems(window_size: int, chunk_size: int) -> list[str]:
     return []
 
 
+def puzzle_problems(
+    puzzle_size: int | None,
+    window_size: int,
+    chunk_size: int,
+    factorization: str,
+    chunk_visibility: bool,
+) -> list[str]:
+    """Return what is wrong with a puzzle's window, and which settings are of text alone."""
+    if puzzle_size is None:
+        return []
+    given = {
+        f"chunk_size={chunk_size}": chunk_size != 1,
+        f"factorization={factorization}": factorization != "left_to_right",
+        "chunk_visibility=false": not chunk_visibility,
+    }
+    problems = [
+        f"{name} is of text, and on a puzzle the whole answer is one chunk"
+        for name, is_set in given.items()
+        if is_set
+    ]
+    if window_size != 2 * puzzle_size:
+        problems.append(
+            f"window_size must be twice puzzle_size={puzzle_size}, question and answer (is "
+            f"{window_size})"
+        )
+    return problems
+
+
 def recursion_problems(
     n_refinements: int, n_supervision: int, backprop_depth: int, exit_threshold: float | None
 ) -> list[str]:

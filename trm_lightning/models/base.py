@@ -105,6 +105,8 @@ class LanguageModel(nn.Module, ABC):
     n_recursions = 0  # n, latent updates in a refinement
     scoring_depth = 0  # refinements that a score is made with; 0 where nothing is refined
     supervised_depths = 0  # of these, how many of the last ones the loss is made of
+    text_only = False  # whether it makes no sense on puzzles
+    puzzle_size: int | None = None  # cells that it answers together; None where it reads text
     can_exit_early = False  # whether with_exit_threshold gives a model of adaptive depth
     exit_threshold: float | None = None  # see EarlyExit; None for a fixed depth
 

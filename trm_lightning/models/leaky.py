@@ -17,13 +17,14 @@ class LeakyModel(Looped):
     """A looped Transformer whose numbers are not perplexities and are not called so."""
 
     is_likelihood = False
+    text_only = True
 
 
 class LeakyChunkMask(LeakyModel):
     """The attention mask is shifted by one: each state also sees the next one."""
 
-    def _open(self, tokens: Tensor, first: int) -> Window:
-        window = super()._open(tokens, first)
+    def _open_text(self, tokens: Tensor, first: int) -> Window:
+        window = super()._open_text(tokens, first)
         n = len(window.blocks_pass.rows.positions)
         mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device).tril(1)
         window.blocks_pass = window.blocks_pass.with_mask(mask)
@@ -33,8 +34,8 @@ class LeakyChunkMask(LeakyModel):
 class LeakyContextMask(LeakyModel):
     """Attention is not causal: each state sees the whole window."""
 
-    def _open(self, tokens: Tensor, first: int) -> Window:
-        window = super()._open(tokens, first)
+    def _open_text(self, tokens: Tensor, first: int) -> Window:
+        window = super()._open_text(tokens, first)
         n = len(window.blocks_pass.rows.positions)
         mask = torch.ones(n, n, dtype=torch.bool, device=tokens.device)
         window.blocks_pass = window.blocks_pass.with_mask(mask)

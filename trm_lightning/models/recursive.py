@@ -21,10 +21,12 @@ from torch import Tensor, nn
 from trm_lightning.models.arguments import (
     chunk_problems,
     exit_problems,
+    puzzle_problems,
     raise_problems,
     recursion_problems,
 )
 from trm_lightning.models.base import LogProbs, Predictions, Reading, SupervisionStep
+from trm_lightning.models.board import BoardWindow
 from trm_lightning.models.early_exit import EarlyExit, State, halting_head, halting_loss
 from trm_lightning.models.kv_cache import CachedWindow
 from trm_lightning.models.lookahead import Pass, Window
@@ -70,10 +72,11 @@ class Recursive(Transformer):
             the last, where it carries gradient.
         lookahead_loss_weight: weight in the loss of the other factorization's predictions.
         halt_loss_weight: weight in the loss of a head that learns, after each refinement with
-            gradient, whether the likeliest token is the right one (the paper's halting target);
-            0 for no such head.
+            gradient, whether the likeliest token is the right one; on puzzles, as in the paper,
+            whether all cells are. 0 for no such head.
         chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
             of those sees itself and the text alone.
+        puzzle_size: C, cells of the puzzles whose answers are predicted together; None for text.
         transformer: the arguments of :class:`Transformer`.
 
     Raises:
@@ -95,12 +98,16 @@ class Recursive(Transformer):
         lookahead_loss_weight: float = 0.1,
         halt_loss_weight: float = 0.0,
         chunk_visibility: bool = True,
+        puzzle_size: int | None = None,
         **transformer: Any,
     ) -> None:
         backprop_depth = n_refinements if backprop_depth is None else backprop_depth
         raise_problems(
             chunk_problems(transformer["window_size"], chunk_size)
             + recursion_problems(n_refinements, n_supervision, backprop_depth, exit_threshold)
+            + puzzle_problems(
+                puzzle_size, transformer["window_size"], chunk_size, factorization, chunk_visibility
+            )
         )
         super().__init__(**transformer)
         self.n_refinements = n_refinements
@@ -112,6 +119,7 @@ class Recursive(Transformer):
         self.intermediate_loss_weight = intermediate_loss_weight
         self.lookahead_loss_weight = lookahead_loss_weight
         self.chunk_visibility = chunk_visibility
+        self.puzzle_size = puzzle_size
         self.halt_loss_weight = halt_loss_weight
         if self.norm == "post":
             # Match the unit-RMS states that the embeddings are added to in every pass.
@@ -202,12 +210,14 @@ class Recursive(Transformer):
             answers = torch.stack([*out.intermediate, out.answer]).detach()
             with torch.no_grad():
                 right = self.logits(answers).argmax(dim=-1) == targets
+                if self.puzzle_size is not None:
+                    right = right.all(dim=-1, keepdim=True).expand_as(right)
             loss = loss + self.halt_loss_weight * halting_loss(self.halt, answers, right)
         return SupervisionStep(loss, nll, out.state)
 
     def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
         """See :meth:`LanguageModel.training_log_probs`."""
-        out: RecursiveOutput = self(tokens, 0, state)
+        out: RecursiveOutput = self(tokens, self.puzzle_size or 0, state)
         found = {"loss": self.distribution(out.answer)}
         if out.lookahead is not None:
             found["look-ahead loss"] = torch.zeros_like(found["loss"])
@@ -256,7 +266,8 @@ class Recursive(Transformer):
 
     def open_window(self) -> CachedWindow | None:
         """See :meth:`LanguageModel.open_window`."""
-        if self.chunk_size > 1 and not self.chunk_visibility:
+        isolated = self.chunk_size > 1 and not self.chunk_visibility
+        if isolated or self.puzzle_size is not None:
             return None
         return CachedWindow(
             self, lambda run: self._answers(run, self.scoring_depth)[-1], self.query
@@ -299,11 +310,16 @@ class Recursive(Transformer):
         return found
 
     def _isolated_log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
-        window = self._open(tokens, first)
+        window = self._open_text(tokens, first)
         answers = self._answers(window.blocks_pass.isolated(), self.scoring_depth)
         return self.distribution(window.scored(answers[-1]))
 
-    def _open(self, tokens: Tensor, first: int) -> Window:
+    def _open(self, tokens: Tensor, first: int) -> Window | BoardWindow:
+        if self.puzzle_size is not None:
+            return BoardWindow(self, tokens, first, self.puzzle_size)
+        return self._open_text(tokens, first)
+
+    def _open_text(self, tokens: Tensor, first: int) -> Window:
         window = Window(self, self.query, tokens, first, self.factorization)
         if not self.chunk_visibility:
             window.blocks_pass = window.blocks_pass.isolated()
@@ -314,6 +330,8 @@ class Recursive(Transformer):
         state = self.initial_state(run)
         return [state[0], *(y for y, *_ in self.unroll(run, state, depth))]
 
-    def _reading(self, window: Window, refinement: int, recursion: int, state: State) -> Reading:
+    def _reading(
+        self, window: Window | BoardWindow, refinement: int, recursion: int, state: State
+    ) -> Reading:
         states = {name: window.scored(part) for name, part in zip(SYMBOLS, state, strict=False)}
         return Reading(refinement, recursion, self.distribution(states["y"]), states)

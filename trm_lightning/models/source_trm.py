@@ -52,6 +52,7 @@ class SourceTRM(Transformer):
     """
 
     factorization = "parallel"
+    text_only = True
 
     def __init__(
         self,

@@ -50,7 +50,9 @@ def run_curve(
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
         shown.append(floor)
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
-    if shown:
+    if metric.partition("/")[2] in ("solved", "copied"):
+        axes.set_ylim(0, 1.02)
+    elif shown:
         scale_perplexity(axes, shown)
         axes.set_ylim(top=max(shown) * 1.1)
     add_legend(axes)

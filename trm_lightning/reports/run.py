@@ -8,14 +8,18 @@ import numpy as np
 import torch
 
 from trm_lightning.cli.printed import shell_command
+from trm_lightning.data import PuzzleDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
+from trm_lightning.evaluation.metrics import headline_of, is_puzzle_score, is_sound
 from trm_lightning.evaluation.rounding import fixed, number, percent
 from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, SHAPE, analysis_sections
+from trm_lightning.reports.board_figure import board_figure
 from trm_lightning.reports.colors import model_style
 from trm_lightning.reports.curves import AXES, run_curve
 from trm_lightning.reports.document import Number, Picture, Report, Section, Table
 from trm_lightning.reports.folders import read_history, read_stored
+from trm_lightning.reports.puzzle_sections import BOARD_CAPTION, depth_sections, puzzle_scores
 from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.reports.sample_text import sample_section
 from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
@@ -39,8 +43,13 @@ def run_report(folder: Path, trust: str | Sequence[str] = ()) -> Report:
     """
     results = read_results(folder)
     command = training_command(folder, results["environment"])
-    sections = [_scores(results), _curves(folder, results), *sample_section(folder)]
-    if (folder / "analysis" / "analysis.json").is_file():
+    puzzles = _is_puzzle(results)
+    scores = puzzle_scores(results) if puzzles else _scores(results)
+    sections = [scores, _curves(folder, results), *sample_section(folder, puzzles)]
+    analysed = folder / "analysis" / "puzzles.json"
+    if puzzles and analysed.is_file():
+        sections += depth_sections(analysed.parent, analysed)
+    elif (folder / "analysis" / "analysis.json").is_file():
         content = read_stored(folder / "analysis" / "analysis.json", SHAPE)
         sections += analysis_sections(folder / "analysis", content)
     else:
@@ -65,13 +74,15 @@ def warning(results: dict[str, Any]) -> str:
     if (results.get("audit") or {}).get("leaks"):
         return LEAKS
     first = next(iter(results["final"].values()))
-    return "" if first["is_likelihood"] else str(first["meaning"])
+    return "" if is_sound(first) else str(first["meaning"])
 
 
 def score_label(name: str, score: dict[str, Any]) -> str:
     """Return what a score such as ``val/ppl`` is called in a report."""
     split, _, kind = name.partition("/")
     of = SPLITS.get(split, split)
+    if is_puzzle_score(score):
+        return f"{of} puzzles {kind}"
     if kind == "ppl":
         return f"{of} perplexity"
     if score["is_likelihood"]:
@@ -79,20 +90,27 @@ def score_label(name: str, score: dict[str, Any]) -> str:
     return f"{of}, not a likelihood"
 
 
+def told(score: dict[str, Any]) -> str:
+    """Return the number that a score is told by: a perplexity, or a share in percent."""
+    headline = headline_of(score)
+    return percent(headline) if is_puzzle_score(score) else number(headline)
+
+
+def _is_puzzle(results: dict[str, Any]) -> bool:
+    return is_puzzle_score(next(iter(results["final"].values())))
+
+
 def _numbers(results: dict[str, Any]) -> list[Number]:
     numbers = []
     for part in ("final", "test"):
         for name, score in results[part].items():
             best = results["best"].get(name) if part == "final" else None
-            note = "" if best is None else f"best {number(best['perplexity'])} at step "
-            note += "" if best is None else f"{best['step']:,}"
-            numbers.append(
-                Number(
-                    score_label(name, score), number(score["perplexity"]), note or "best weights"
-                )
-            )
+            note = "" if best is None else f"best {told(best)} at step {best['step']:,}"
+            numbers.append(Number(score_label(name, score), told(score), note or "best weights"))
     first = next(iter(results["final"].values()))
-    if first["is_likelihood"]:
+    if is_puzzle_score(first):
+        numbers.append(Number("Cells right", percent(first["cells_right"]), "final"))
+    elif first["is_likelihood"]:
         numbers.append(Number("Bits per character", fixed(first["bits_per_character"]), "final"))
     if results["entropy_floor_perplexity"] is not None:
         floor = number(results["entropy_floor_perplexity"])
@@ -127,11 +145,17 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
     name, score = next(iter(results["final"].items()))
     if not history:
         return Section("Learning curves", "The run folder has no metrics.jsonl to draw them from.")
-    label = "perplexity" if score["is_likelihood"] else "not a likelihood"
-    floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None
+    if is_puzzle_score(score):
+        label, floor = "share of the puzzles solved", None
+    else:
+        label = "perplexity" if score["is_likelihood"] else "not a likelihood"
+        floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None
     style = model_style(results["family"])
-    caption = f"{label.capitalize()} against {{}}; training is measured with dropout, on the text "
-    caption += "it is trained on, in the first supervision step."
+    caption = f"{label.capitalize()} against {{}}"
+    if not is_puzzle_score(score):
+        caption += "; training is measured with dropout, on the text it is trained on, in the "
+        caption += "first supervision step"
+    caption += "."
     return Section(
         "Learning curves",
         pictures=[
@@ -155,6 +179,10 @@ def _heat_map(folder: Path, trust: str | Sequence[str]) -> list[Section]:
         return [Section(title, f"There is no picture of it: {error.what}")]
     if not run.model.scoring_depth:
         return []
+    if isinstance(data, PuzzleDataModule):
+        figure, caption, title = board_figure(run.model, data, "val"), BOARD_CAPTION, "A puzzle"
+        more = "More of this: " + shell_command("analyze", f"run={folder}")
+        return [Section(title, more, [Picture("refinement", caption, figure, wide=True)])]
     window = np.asarray(data.splits["val"].tokens[: run.model.window_size], dtype=np.int64)
     tokens = torch.from_numpy(window)
     figure = refinement_figure(run.model, run.tokenizer, tokens, N_HEAT_MAP_TOKENS)

@@ -28,14 +28,22 @@ ENVIRONMENT: Shape = {
 VERDICT: dict[str, Shape] = {
     "passed": FLAG, "leaks?": FLAG, "failed": {"*": [TEXT]}, "suspicious?": {"*": [TEXT]},
 }  # fmt: skip
-_SCORES: Shape = {
-    "*": {
-        "meaning": TEXT, "is_likelihood": FLAG, "perplexity": PERPLEXITY, "nats_per_token": SCORE,
-        "bits_per_character": SCORE, "bits_per_byte?": SCORE, "word_perplexity?": PERPLEXITY,
-        "total_nats?": SCORE, "tokens": SIZE, "words": COUNT, "characters": SIZE, "bytes?": COUNT,
-        "unknown_share": AMOUNT,
-    }
+_TEXT_SCORE: Shape = {
+    "meaning": TEXT, "is_likelihood": FLAG, "perplexity": PERPLEXITY, "nats_per_token": SCORE,
+    "bits_per_character": SCORE, "bits_per_byte?": SCORE, "word_perplexity?": PERPLEXITY,
+    "total_nats?": SCORE, "tokens": SIZE, "words": COUNT, "characters": SIZE, "bytes?": COUNT,
+    "unknown_share": AMOUNT,
 }  # fmt: skip
+_PUZZLES: Shape = {
+    "meaning": TEXT, "sees_answers": FLAG, "solved": AMOUNT, "cells_right": AMOUNT,
+    "nats_per_cell": SCORE, "puzzles": SIZE, "cells": SIZE,
+}  # fmt: skip
+_PUZZLE_NAMES = [f"{split}/{kind}?" for split in ("val", "test") for kind in ("solved", "copied")]
+_SCORES: Shape = {**dict.fromkeys(_PUZZLE_NAMES, _PUZZLES), "*": _TEXT_SCORE}
+_BEST: Shape = {
+    **{name: {"solved": AMOUNT, "step": COUNT} for name in _PUZZLE_NAMES},
+    "*": {"perplexity": PERPLEXITY, "step": COUNT},
+}
 _NAMED: dict[str, Shape] = {"_target_?": TEXT, "name?": ANY}
 _CONFIG: Shape = {
     "model": _NAMED,
@@ -52,7 +60,7 @@ RESULTS: dict[str, Shape] = {
     "parameters": SIZE, "width": Maybe(COUNT), "n_layers": COUNT, "n_passes": COUNT,
     "flops_per_token": AMOUNT, "is_likelihood?": FLAG, "eval_window": SIZE, "eval_stride": SIZE,
     "audit?": Maybe(VERDICT), "final": _SCORES,
-    "best": {"*": {"perplexity": PERPLEXITY, "step": COUNT}}, "test": _SCORES,
+    "best": _BEST, "test": _SCORES,
     "environment": ENVIRONMENT, "config": _CONFIG,
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ from tqdm.contrib.logging import logging_redirect_tqdm
 from trm_lightning.cli import launch
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import Stopped, UserError
-from trm_lightning.evaluation import Score
+from trm_lightning.evaluation.tasks import AnyScore, check_task
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.optim.schedules import UNLIMITED, TimeShare
@@ -30,11 +30,13 @@ from trm_lightning.runs.load import check_resumable, model_arguments, start_from
 from trm_lightning.runs.lock import sole_user
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks import (
+    Boards,
     CheckpointFiles,
     Checkpoints,
     FiniteLoss,
     LeakAudit,
     Progress,
+    PuzzleAudit,
     Samples,
     StopCleanly,
     TimeBudget,
@@ -90,12 +92,14 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     log = TrainLog(cfg.log_every, folder / FILE, clock)
     finite = FiniteLoss(cfg.log_every)
     saves = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts, finite.check)
+    audits = PuzzleAudit if data.is_puzzle else LeakAudit
+    shows = (Boards if data.is_puzzle else Samples)(folder / "samples.txt")
     callbacks = [
-        LeakAudit(facts, folder / "audit.json", cfg.audit),
+        audits(facts, folder / "audit.json", cfg.audit),
         clock,
         finite,
         log,
-        Samples(folder / "samples.txt"),
+        shows,
         *(built(cfg, "callbacks") or {}).values(),
         saves,
         StopCleanly(),
@@ -125,7 +129,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     results = results_of(facts, final, tested, log.path, course)
     if trainer.is_global_zero:
         write_json(folder / "results.json", results)
-        _log.info("%s", closing_screen(results, folder))
+        _log.info("%s", closing_screen(results, folder, getattr(shows, "latest", "")))
     return results
 
 
@@ -142,14 +146,14 @@ def final_scores(
     module: TrainingModule,
     log: TrainLog,
     checkpoints: Checkpoints,
-) -> tuple[dict[str, Score], dict[str, Score]]:
+) -> tuple[dict[str, AnyScore], dict[str, AnyScore]]:
     """Return validation scores of the last weights and test scores of the best ones.
 
     The last validation of training serves where it is of the last step and scored everything.
     """
     data: TextDataModule = trainer.datamodule  # type: ignore[attr-defined]
     stale = log.validated_step != module.optimizer_steps
-    if stale or len(module.model.scorers()) > 1:
+    if stale or len(module.scorers()) > 1:
         trainer.validate(module, datamodule=data, verbose=False)
     final = module.scores
     if not cfg.test or "test" not in data.splits:
@@ -182,6 +186,7 @@ def sketch_of(cfg: DictConfig, data: TextDataModule) -> LanguageModel:
     """Build the model without memory for its weights."""
     with torch.device("meta"):
         model: LanguageModel = built(cfg, "model", **model_arguments(data.tokenizer))
+    check_task(model, data)
     return model
 
 
@@ -239,6 +244,7 @@ def build_module(
         cuda_graph=cfg.cuda_graph,
         accumulate_supervision=cfg.accumulate_supervision,
         gradient_accumulation=cfg.gradient_accumulation,
+        is_puzzle=data.is_puzzle,
     )
 
 

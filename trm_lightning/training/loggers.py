@@ -66,6 +66,8 @@ def description(name: str) -> str:
     for suffix, what in (
         ("_nats_per_token", "Nats per token of "),
         ("_bits_per_character", "Bits per character of "),
+        ("_cells_right", "Share of the cells that are right, of "),
+        ("_nats_per_cell", "Nats per cell of "),
     ):
         if kind.endswith(suffix):
             score = kind.removesuffix(suffix)
@@ -82,7 +84,7 @@ def log_numbers(logger: Logger, values: dict[str, float], step: int, tokens: int
         logger.log_metrics({**values, "tokens": float(tokens)}, step=step)
         return
     logger.log_metrics(values, step=step)
-    by_tokens = {f"{BY_TOKENS}{k}": v for k, v in values.items() if k.endswith("ppl")}
+    by_tokens = {f"{BY_TOKENS}{k}": v for k, v in values.items() if k.endswith(("ppl", "solved"))}
     logger.log_metrics(by_tokens, step=tokens)
 
 
@@ -114,7 +116,7 @@ def takes_pictures(logger: Logger) -> bool:
 
 def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:
     """Tell the loggers the config, and TensorBoard also what each of the run's numbers means."""
-    scores = [f"val/{name}" for name in module.model.scorers()]
+    scores = [f"val/{name}" for name in module.scorers()]
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
             logger.log_hyperparams(facts["config"])
@@ -122,7 +124,7 @@ def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[
             _fill_hparams(logger, facts["config"], scores)
             config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
             logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
-            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.model.scorers()]
+            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.scorers()]
             logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 
 

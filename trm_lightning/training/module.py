@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import lightning as L
@@ -14,7 +15,9 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from trm_lightning.data import TextDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation import LikelihoodSum, Score
+from trm_lightning.evaluation.likelihood import LikelihoodSum
+from trm_lightning.evaluation.puzzles import PuzzleSum
+from trm_lightning.evaluation.tasks import AnyScore, new_sum, scorers_of
 from trm_lightning.models import LanguageModel
 from trm_lightning.models.base import LogProbs
 from trm_lightning.optim.optimizers import make_optimizer
@@ -55,13 +58,14 @@ class TrainingModule(L.LightningModule):
             memory; the gradient is that of the whole batch.
         accumulate_supervision: sum the gradients of a batch's supervision steps for one optimizer
             step, instead of one after each.
+        is_puzzle: score puzzles solved, not the perplexity of a text.
 
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
         scorers: gives what is called for them; the leak audit watches these calls.
     """
 
-    runtime_arguments: ClassVar[frozenset[str]] = frozenset({"supervised_tokens"})
+    runtime_arguments: ClassVar[frozenset[str]] = frozenset({"supervised_tokens", "is_puzzle"})
 
     def __init__(
         self,
@@ -76,6 +80,7 @@ class TrainingModule(L.LightningModule):
         cuda_graph: bool = False,
         accumulate_supervision: bool = False,
         gradient_accumulation: int = 1,
+        is_puzzle: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -88,6 +93,7 @@ class TrainingModule(L.LightningModule):
         self.cuda_graph = cuda_graph
         self.accumulate_supervision = accumulate_supervision
         self.gradient_accumulation = gradient_accumulation
+        self.is_puzzle = is_puzzle
         self._graphed: GraphedStep | None = None
         self.total_steps = total_steps
         self.time_share = time_share
@@ -95,9 +101,9 @@ class TrainingModule(L.LightningModule):
         self.batches_seen = 0
         self.tokens_seen = 0  # tokens of the batches, each batch once
         self.record: StepRecord | None = None
-        self.scores: dict[str, Score] = {}
-        self.scorers: Callable[[], dict[str, LogProbs]] = model.scorers
-        self._sums: dict[str, LikelihoodSum] = {}
+        self.scores: dict[str, AnyScore] = {}
+        self.scorers: Callable[[], dict[str, LogProbs]] = partial(scorers_of, model, is_puzzle)
+        self._sums: dict[str, LikelihoodSum | PuzzleSum] = {}
 
     # Training.
 
@@ -230,7 +236,7 @@ class TrainingModule(L.LightningModule):
         self.scores = {name: self._summed(name, total) for name, total in self._sums.items()}
         for name, score in self.scores.items():
             # For callbacks that monitor a metric; the loggers get it against optimizer steps.
-            self.log(name, score.perplexity, logger=False)
+            self.log(name, score.headline, logger=False)
 
     def on_test_epoch_start(self) -> None:
         """As in validation."""
@@ -251,16 +257,15 @@ class TrainingModule(L.LightningModule):
             # Training is followed by the number it is for; the others come when it is over.
             scorers = scorers[:1]
         for name, log_probs in scorers:
-            total = self._sums.setdefault(f"{split}/{name}", LikelihoodSum())
+            total = self._sums.setdefault(f"{split}/{name}", new_sum(self.is_puzzle))
             total.update(log_probs(tokens, first), tokens, first)
 
-    def _summed(self, name: str, total: LikelihoodSum) -> Score:
+    def _summed(self, name: str, total: LikelihoodSum | PuzzleSum) -> AnyScore:
         """Add the other processes' sums and check that every token was scored once."""
         if self.trainer.world_size > 1:
             parts = self.all_gather(total.as_tensor().to(self.device))
             assert isinstance(parts, Tensor)
-            nats, tokens = parts.reshape(-1, 2).sum(0).tolist()
-            total.nats, total.tokens = nats, int(tokens)
+            total.take(parts.reshape(self.trainer.world_size, -1).sum(0))
         split = self._data.splits[name.partition("/")[0]]
         return total.score(split.counts)
 

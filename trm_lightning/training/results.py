@@ -7,7 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.evaluation.metrics import MEANINGS, Score, described, safe_exp
+from trm_lightning.evaluation.metrics import MEANINGS, described, safe_exp
+from trm_lightning.evaluation.tasks import AnyScore
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.runs.environment import environment
@@ -59,8 +60,8 @@ def model_choice(model: LanguageModel) -> str:
 
 def results_of(
     facts: dict[str, Any],
-    final: dict[str, Score],
-    test: dict[str, Score],
+    final: dict[str, AnyScore],
+    test: dict[str, AnyScore],
     history: Path,
     course: dict[str, Any],
 ) -> dict[str, Any]:
@@ -87,11 +88,11 @@ def results_of(
 
 
 def best_scores(history: Path, leaks: bool = False) -> dict[str, dict[str, float]]:
-    """Return the lowest value of each validated score, and its optimizer step.
+    """Return the best value of each validated score, and its optimizer step.
 
     Args:
         history: the run's ``metrics.jsonl``.
-        leaks: what was logged as a perplexity before the leak was found was none either.
+        leaks: what was logged under a sound name before the leak was found was not sound either.
     """
     best: dict[str, dict[str, float]] = {}
     for line in read_lines(history):
@@ -99,8 +100,9 @@ def best_scores(history: Path, leaks: bool = False) -> dict[str, dict[str, float
             split, _, kind = name.partition("/")
             if split == "train" or kind not in MEANINGS:
                 continue
-            if leaks and kind.startswith("ppl"):
-                name = f"{split}/not_a_perplexity"
-            if name not in best or value < best[name]["perplexity"]:
-                best[name] = {"perplexity": value, "step": line["step"]}
+            if leaks and kind.startswith(("ppl", "solved")):
+                name = f"{split}/{'copied' if kind == 'solved' else 'not_a_perplexity'}"
+            key, sign = ("solved", -1) if kind in ("solved", "copied") else ("perplexity", 1)
+            if name not in best or sign * value < sign * best[name][key]:
+                best[name] = {key: value, "step": line["step"]}
     return best

@@ -8,7 +8,7 @@ import lightning as L
 from trm_lightning.cli.other_model import words_for
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation.metrics import score_lines
+from trm_lightning.evaluation.metrics import is_puzzle_score, score_lines
 from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.training import TrainingModule
 
@@ -40,8 +40,14 @@ def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, 
     return "\n".join(f"{name:7s} {text}" for name, text in rows.items())
 
 
-def closing_screen(results: dict[str, Any], folder: Path) -> str:
-    """Return the closing screen: numbers, what they are, where things lie, what to try next."""
+def closing_screen(results: dict[str, Any], folder: Path, boards: str = "") -> str:
+    """Return the closing screen: numbers, what they are, where things lie, what to try next.
+
+    Args:
+        results: of the run.
+        folder: of the run.
+        boards: puzzles with the model's answers, to be shown; empty for text.
+    """
     lines = ["", f"{results['status']}: {_course(results)}", ""]
     for part in ("final", "test"):
         for name, score in results[part].items():
@@ -49,6 +55,8 @@ def closing_screen(results: dict[str, Any], folder: Path) -> str:
     floor = results["entropy_floor_perplexity"]
     if floor is not None:
         lines.append(f"  {'entropy floor':27s} {floor:10.3f}   no honest model scores below it")
+    if boards:
+        lines += ["", *(f"  {line}".rstrip() for line in boards.split("\n"))]
     folder = shown(folder)
     there = [name for name in FILES if any(folder.glob(name))]
     lines += ["", f"  Everything is in {folder}", f"    {', '.join(there)}", "", "Next:"]
@@ -73,13 +81,21 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     trust = [f"trust=[{','.join(own)}]"] if own else []
     commands = [
         *_other_model(results, folder),
-        (shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"),
+        _use(results, folder, trust),
         (shell_command("report", f"path={folder}", *trust), "a page with scores and pictures"),
     ]
     if any(folder.glob(EVENTS)):
         logs = shell_command("tensorboard.main", "--logdir", str(folder.parent))
         commands.append((logs, "curves"))
     return [f"{command}   # {meaning}" for command, meaning in commands]
+
+
+def _use(results: dict[str, Any], folder: Path, trust: list[str]) -> tuple[str, str]:
+    """Return the command that does with a model what it was trained for."""
+    if is_puzzle_score(next(iter(results["final"].values()))):
+        meaning = "puzzles solved after each number of refinements"
+        return shell_command("analyze", f"run={folder}", *trust), meaning
+    return shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"
 
 
 def _other_model(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:

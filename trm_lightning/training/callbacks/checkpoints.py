@@ -88,7 +88,7 @@ class Checkpoints(L.Callback):
         """Save ``best`` when the validation score is the lowest so far, and ``last`` when due."""
         module = _training_module(pl_module)
         # The first score is the one the net is trained for; see LanguageModel.scorers.
-        score = next(iter(module.scores.values())).perplexity
+        score = next(iter(module.scores.values())).cost
         if score < self.best_score:
             self.best_score, self.best_step = score, module.optimizer_steps
             self.save(trainer, module, self.best)

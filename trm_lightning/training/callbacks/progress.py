@@ -5,12 +5,13 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
+from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.train_log import TrainLog
 
 
 class Progress(L.Callback):
-    """Shows steps, time left, tokens/s, train loss and perplexity, and the last validation.
+    """Shows steps, time left, tokens/s, train loss, and the last validation.
 
     Lightning's own bar counts batches against ``max_steps``, which deep supervision makes wrong,
     and reads the loss from the device at every batch.
@@ -69,7 +70,7 @@ class Progress(L.Callback):
     def _numbers(self) -> str:
         shown = []
         for name, value in self.train_log.latest.items():
-            if name.endswith("ppl") or name.endswith("ppl_without_answer"):
+            if name.partition("/")[2] in MEANINGS:
                 shown.append(f"{name} {value:.4g}")
         if "train/nats_per_token" in self.train_log.latest:
             shown.insert(0, f"loss {self.train_log.latest['train/nats_per_token']:.3f}")

@@ -24,6 +24,15 @@ _HEAD = re.compile(r"^--- step (\d{1,15}) ---$", re.MULTILINE | re.ASCII)
 N_SHOWN = 16  # tokens of the prompt that stand before a sample
 
 
+def drop_samples_after(path: Path, step: int) -> set[int]:
+    """Keep the samples of a file up to optimizer step ``step``; return the steps of these."""
+    parts = _HEAD.split(read_text(path, MOST_LINES_BYTES, errors="replace"))
+    samples = {int(step): text for step, text in zip(parts[1::2], parts[2::2], strict=True)}
+    kept = {k: text for k, text in samples.items() if k <= step}
+    write_text(path, "".join(f"--- step {k} ---{text}" for k, text in kept.items()))
+    return set(kept)
+
+
 class Samples(L.Callback):
     """Continues the validation split's first window, with the weights that are validated.
 
@@ -47,11 +56,7 @@ class Samples(L.Callback):
         assert isinstance(pl_module, TrainingModule)
         if not trainer.is_global_zero or self.path is None or not self.path.is_file():
             return
-        parts = _HEAD.split(read_text(self.path, MOST_LINES_BYTES, errors="replace"))
-        samples = {int(step): text for step, text in zip(parts[1::2], parts[2::2], strict=True)}
-        kept = {k: text for k, text in samples.items() if k <= pl_module.optimizer_steps}
-        write_text(self.path, "".join(f"--- step {k} ---{text}" for k, text in kept.items()))
-        self._written = set(kept)
+        self._written = drop_samples_after(self.path, pl_module.optimizer_steps)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write a sample and a picture, in the first process."""

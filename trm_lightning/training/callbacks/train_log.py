@@ -82,11 +82,12 @@ class TrainLog(L.Callback):
         elapsed = max(seconds - self._seconds_logged, 1e-9)
         values: dict[str, float] = {
             "train/nats_per_token": first,
-            "train/ppl": safe_exp(first),
             "train/grad_norm": float(module.record.grad_norm),
             "train/lr": float(module.lr_schedulers().get_last_lr()[0]),  # type: ignore[union-attr]
             "train/tokens_per_second": (module.tokens_seen - self._tokens_logged) / elapsed,
         }
+        if not module.is_puzzle:
+            values["train/ppl"] = safe_exp(first)
         for k, loss in enumerate(self._later_losses, start=2):
             values[f"train/nats_supervision_step_{k}"] = loss
         self._losses.clear()
@@ -112,14 +113,12 @@ class TrainLog(L.Callback):
         """Log the validation's scores."""
         module = _training_module(pl_module)
         self.validated_step = module.optimizer_steps
-        values = {}
+        values: dict[str, float] = {}
         for name, score in module.scores.items():
-            values[name] = score.perplexity
-            values[f"{name}_nats_per_token"] = score.nats_per_token
-            values[f"{name}_bits_per_character"] = score.bits_per_character
+            values |= score.logged(name)
         if self._write(trainer, module, values):
             shown = ", ".join(
-                f"{name} {score.perplexity:.4g}" for name, score in module.scores.items()
+                f"{name} {score.headline:.4g}" for name, score in module.scores.items()
             )
             steps = f"step {module.optimizer_steps:,} of {module.total_steps:,}"
             _log.info("%s: %s (%.0f s of training)", steps, shown, self.clock.seconds)

@@ -1,0 +1,110 @@
+"""Models on puzzles: the answer is one chunk, read from the cells of the question."""
+
+import pytest
+import torch
+
+from trm_lightning.errors import UserError
+from trm_lightning.models import TRM, Looped
+from trm_lightning.models.base import LanguageModel
+from trm_lightning.sampling.boards import answers, side_by_side
+
+SHAPE = {
+    "vocab_size": 5, "start_token": 0, "window_size": 12, "width": 16, "n_layers": 2, "n_heads": 2,
+    "positions": "rotary", "norm": "post", "puzzle_size": 6,
+}  # fmt: skip
+
+
+def puzzles(n: int = 3) -> torch.Tensor:
+    return torch.randint(5, (n, 12), generator=torch.Generator().manual_seed(1))
+
+
+def test_the_blocks_run_over_the_question_with_every_cell_in_sight() -> None:
+    """Written out: y and z start at zero, z = net(x + y + z) n times, then y = net(x + y + z)."""
+    torch.manual_seed(0)
+    model = TRM(**SHAPE, n_refinements=2, n_recursions=2).eval()
+    tokens = puzzles()
+    x = model.token_embedding(tokens[:, :6]) * 16**0.5
+    rotation = model.rotary(torch.arange(6))
+
+    def net(h: torch.Tensor) -> torch.Tensor:
+        for block in model.layers:
+            h = block(h, rotation=rotation)[0]  # no mask
+        return h
+
+    y = z = torch.zeros_like(x)
+    for _ in range(2):
+        for _ in range(2):
+            z = net(x + y + z)
+        y = net(x + y + z)
+    expected = model.distribution(y)
+    assert torch.allclose(model.log_probs(tokens, 6), expected, atol=1e-6)
+    assert torch.allclose(model.log_probs(tokens, 9), expected[:, 3:], atol=1e-6)
+    nll = -expected.gather(2, tokens[:, 6:, None]).mean()
+    assert torch.allclose(model.supervision_step(tokens, 6).nll, nll, atol=1e-6)
+
+
+def test_the_parameters_are_those_of_the_text_model() -> None:
+    text = {**SHAPE, "puzzle_size": None}
+    for cls, more in ((Looped, {}), (TRM, {"n_recursions": 1})):
+        board, plain = (cls(**shape, n_refinements=2, **more) for shape in (SHAPE, text))
+        assert board.state_dict().keys() == plain.state_dict().keys()
+        assert board.n_parameters() == plain.n_parameters()
+
+
+def test_halting_learns_whether_all_cells_are_right() -> None:
+    torch.manual_seed(0)
+    model = Looped(**SHAPE, n_refinements=1, halt_loss_weight=1.0)
+    assert model.halt is not None
+    tokens = puzzles()
+    # Answers that are right in the first puzzle, and but for one cell in the second.
+    tokens[:, 6:] = answers(model.eval(), tokens[:, :6])[0]
+    tokens[1, 8] = (tokens[1, 8] + 1) % 5
+    tokens[2, 6:] = (tokens[2, 6:] + 1) % 5
+    states = model(tokens, 6).answer.detach()
+    guess = model.halt(states)[..., 0]
+    right = torch.tensor([1.0, 0.0, 0.0])[:, None].expand_as(guess)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(guess, right)
+    step = model.supervision_step(tokens, 6)
+    assert torch.allclose(step.loss - step.nll, expected, atol=1e-6)
+
+
+def test_a_board_stops_as_one() -> None:
+    torch.manual_seed(0)
+    model = Looped(**SHAPE, n_refinements=6).eval()
+    tokens = puzzles(8)
+    full = model.depths(tokens, 6)
+    assert (full == 6).all()
+    depths = model.with_exit_threshold(0.5).depths(tokens, 6)
+    assert (depths == depths[:, :1]).all() and depths.min() < 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"chunk_size": 2}, "chunk_size=2 is of text"),
+        ({"factorization": "parallel"}, "factorization=parallel is of text"),
+        ({"chunk_visibility": False}, "chunk_visibility=false is of text"),
+        ({"window_size": 16}, "twice puzzle_size=6"),
+    ],
+)
+def test_settings_of_text_are_refused(changes: dict[str, object], told: str) -> None:
+    with pytest.raises(UserError, match=told):
+        Looped(**{**SHAPE, **changes}, n_refinements=2)
+
+
+class Copies(LanguageModel):
+    """Says that token t is the one 3 before it, plus one: what greedy writing must follow."""
+
+    def log_probs(self, tokens: torch.Tensor, first: int = 0) -> torch.Tensor:
+        before = torch.nn.functional.pad(tokens, (3, 0))[:, first : tokens.shape[1]]
+        return torch.nn.functional.one_hot((before + 1) % 5, 5).float().log()
+
+
+def test_answers_are_written_cell_by_cell_without_the_right_ones() -> None:
+    model = Copies(5, 0, 12)
+    question = torch.tensor([[0, 1, 2, 0, 1, 2]])
+    assert answers(model, question).tolist() == [[[1, 2, 3, 2, 3, 4]]]
+
+
+def test_boards_stand_side_by_side() -> None:
+    assert side_by_side({"a": "1 2\n3 4", "long": "x\ny"}) == "a     long\n1 2   x\n3 4   y"

@@ -1,0 +1,169 @@
+"""What refinement does on puzzles: solved after each depth, and where halting stops."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from trm_lightning.data import PuzzleDataModule
+from trm_lightning.evaluation.puzzles import PuzzleScore, PuzzleSum
+from trm_lightning.files import make_folder, write_json
+from trm_lightning.models import LanguageModel
+from trm_lightning.reports.board_figure import board_figure
+from trm_lightning.reports.plots import save_figure
+from trm_lightning.reports.puzzle_sections import depth_figure
+from trm_lightning.runs.environment import environment
+from trm_lightning.runs.load import LoadedRun
+from trm_lightning.training.flops import count_flops
+
+FILE = "puzzles.json"
+CHOSEN_ON = "val"  # the split that a depth or a threshold is chosen on
+HALTING_PROBABILITIES = (0.5, 0.8, 0.9, 0.95, 0.99)  # tried where the model has a halting head
+Row = dict[str, Any]
+
+
+def analyze_puzzles(
+    run: LoadedRun,
+    data: PuzzleDataModule,
+    split: str,
+    depth: int,
+    thresholds: Sequence[float],
+    folder: Path,
+) -> Row:
+    """Measure a run on the puzzles of a split; write ``puzzles.json`` and pictures.
+
+    Args:
+        run: its model refines to the full depth.
+        data: of the run.
+        split: what is reported; depth and threshold are chosen on the validation split.
+        depth: most refinements that are tried; 0 for a model that refines nothing.
+        thresholds: of early exit.
+        folder: to write to.
+
+    Returns:
+        The content of ``puzzles.json``.
+    """
+    model = run.model
+    if getattr(model, "halt", None) is not None:
+        thresholds = sorted({*thresholds, *HALTING_PROBABILITIES})
+    content = {
+        "kind": "puzzles",
+        "run": str(run.folder),
+        "checkpoint": run.checkpoint.name,
+        "optimizer_steps": run.optimizer_steps,
+        "data": data.name,
+        "split": split,
+        "puzzles": len(data.puzzles(split)),
+        "scored_with": model.scoring_depth,
+        "depths": by_depth(model, data, split, depth),
+        "halting": by_threshold(model, data, split, thresholds if depth > 1 else ()),
+        "environment": environment(),
+    }
+    content["chosen"] = _chosen(model, data, split, content)
+    make_folder(folder)
+    if depth:
+        save_figure(depth_figure(content), folder / "puzzle_depth")
+    if model.puzzle_size is not None:
+        save_figure(board_figure(model, data, split), folder / "board")
+    write_json(folder / FILE, content)
+    print(_summary(content, folder))
+    return content
+
+
+@torch.no_grad()
+def by_depth(model: LanguageModel, data: PuzzleDataModule, split: str, depth: int) -> list[Row]:
+    """Score a split after each of 1 to ``depth`` refinements; as it is, where ``depth`` is 0."""
+    depths = list(range(1, depth + 1)) or [0]
+    sums = [PuzzleSum() for _ in depths]
+    for tokens, first in _batches(model, data, split, "refining"):
+        scores = model.log_probs_at(tokens, depths, first)
+        for total, log_probs in zip(sums, scores, strict=True):
+            total.update(log_probs, tokens, first)
+    rows = []
+    for at, total in zip(depths, sums, strict=True):
+        score = total.score(data.splits[split].counts)
+        rows.append({"refinements": at, "flops": _flops(model, data, at), **_row(score)})
+    return rows
+
+
+@torch.no_grad()
+def by_threshold(
+    model: LanguageModel, data: PuzzleDataModule, split: str, thresholds: Sequence[float]
+) -> list[Row]:
+    """Score a split with early exit at each of the thresholds."""
+    rows = []
+    for threshold in thresholds if model.can_exit_early else ():
+        exiting, total, depth = model.with_exit_threshold(threshold), PuzzleSum(), 0
+        for tokens, first in _batches(model, data, split, f"exit at {threshold:g}"):
+            total.update(exiting.log_probs(tokens, first), tokens, first)
+            depth += int(exiting.depths(tokens, first).max(dim=1).values.sum())
+        score = total.score(data.splits[split].counts)
+        rows.append(
+            {"exit_threshold": threshold, "mean_depth": depth / score.puzzles, **_row(score)}
+        )
+    return rows
+
+
+def _chosen(model: LanguageModel, data: PuzzleDataModule, split: str, content: Row) -> Row:
+    """Choose depth and threshold on validation puzzles; return the rows of ``split`` for them.
+
+    The most puzzles solved, and of those the least work.
+    """
+    chosen: Row = {}
+    depths, halting = content["depths"], content["halting"]
+    if split != CHOSEN_ON:
+        depths = by_depth(model, data, CHOSEN_ON, depths[-1]["refinements"])
+        thresholds = [row["exit_threshold"] for row in halting]
+        halting = by_threshold(model, data, CHOSEN_ON, thresholds)
+    for name, tried, work in (
+        ("depths", depths, "refinements"),
+        ("halting", halting, "mean_depth"),
+    ):
+        if tried:
+            best = max(tried, key=lambda row: (row["solved"], -row[work]))
+            chosen[name] = content[name][tried.index(best)]
+    return chosen
+
+
+def _row(score: PuzzleScore) -> Row:
+    numbers = score.as_dict()
+    return {name: numbers[name] for name in ("solved", "cells_right", "nats_per_cell")}
+
+
+def _flops(model: LanguageModel, data: PuzzleDataModule, depth: int) -> int:
+    """Return the operations that answer one puzzle with so many refinements."""
+    device = next(model.parameters()).device
+    tokens = torch.zeros(1, data.window_size, dtype=torch.long, device=device)
+    return count_flops(lambda: model.log_probs_at(tokens, [depth], data.puzzle_size))
+
+
+def _batches(
+    model: LanguageModel, data: PuzzleDataModule, split: str, what: str
+) -> Iterable[tuple[Tensor, int]]:
+    device = next(model.parameters()).device
+    for tokens, first in tqdm(data.eval_windows(split), desc=what, unit="batch", leave=False):
+        yield tokens.to(device), first
+
+
+def _summary(content: Row, folder: Path) -> str:
+    lines = [f"{content['split']}, {content['puzzles']:,} puzzles of {content['data']}: solved"]
+    for row in content["depths"]:
+        beyond = row["refinements"] > content["scored_with"]
+        note = "   more than trained with" if beyond else ""
+        lines.append(f"  {row['refinements']:3d} refinements {100 * row['solved']:8.2f} %{note}")
+    lines += [
+        f"  exit at {row['exit_threshold']:<7g} {100 * row['solved']:8.2f} %   "
+        f"{row['mean_depth']:.2f} refinements per puzzle"
+        for row in content["halting"]
+    ]
+    for name, row in content["chosen"].items():
+        what = "best fixed depth" if name == "depths" else "best halting"
+        work = row.get("refinements", row.get("mean_depth"))
+        lines.append(
+            f"  {what}, chosen on {CHOSEN_ON}: {100 * row['solved']:.2f} % with {work:.4g} "
+            "refinements"
+        )
+    return "\n".join([*lines, f"Written to {folder}"])

@@ -1,0 +1,147 @@
+"""Sudoku of any small size: minimal puzzles, made here, each with one solution that is proven.
+
+Shapes: B boards, C cells.
+"""
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from trm_lightning.data.corpus import SPLIT_NAMES
+from trm_lightning.data.puzzles import PuzzleCorpus
+from trm_lightning.data.sudoku_solver import MOST_DIGITS, Rules
+from trm_lightning.data.sudoku_symmetries import random_symmetries, signatures
+from trm_lightning.errors import UserError
+
+MOST_PUZZLES = 10_000_000
+_AT_A_TIME = 1000  # most puzzles that are made together
+_MOST_FRUITLESS = 20  # rounds without a new puzzle: there are no more
+
+
+class Sudoku(PuzzleCorpus):
+    """Minimal Sudoku puzzles: none has a given that its one solution does not need.
+
+    All puzzles of all splits are different: up to symmetry, or, where ``up_to_symmetry`` is False,
+    as they are written. (Of boards of 4 by 4 there are 36 minimal puzzles up to symmetry.)
+
+    Args:
+        box_rows: rows of a box.
+        box_columns: columns of a box; the board has box_rows * box_columns rows and columns.
+        train: puzzles of the training split.
+        val: of the validation split.
+        test: of the test split.
+        up_to_symmetry: what counts as the same puzzle.
+        seed: of the puzzles.
+
+    Raises:
+        UserError: sizes out of range, or more puzzles than there are.
+    """
+
+    def __init__(
+        self,
+        box_rows: int,
+        box_columns: int,
+        train: int = 1000,
+        val: int = 500,
+        test: int = 1000,
+        up_to_symmetry: bool = True,
+        seed: int = 0,
+    ) -> None:
+        if min(box_rows, box_columns) < 1 or not 2 <= box_rows * box_columns <= MOST_DIGITS:
+            raise UserError(
+                f"A Sudoku with boxes of {box_rows} by {box_columns} is not to be had: a box has 2 "
+                f"to {MOST_DIGITS} cells."
+            )
+        self.n_puzzles = dict(zip(SPLIT_NAMES, (train, val, test), strict=True))
+        if not 1 <= min(self.n_puzzles.values()) <= sum(self.n_puzzles.values()) <= MOST_PUZZLES:
+            raise UserError(
+                f"The splits of a Sudoku have 1 to {MOST_PUZZLES:,} puzzles, not {self.n_puzzles}."
+            )
+        self.rules = Rules(box_rows, box_columns)
+        self.width = self.rules.n_digits
+        self.up_to_symmetry = up_to_symmetry
+        self.seed = seed
+
+    @property
+    def puzzle_size(self) -> int:
+        """See ``PuzzleCorpus``."""
+        return self.rules.n_cells
+
+    def key(self) -> dict[str, Any]:
+        """See ``Corpus``."""
+        return {
+            "boxes": [self.rules.box_rows, self.rules.box_columns],
+            "n_puzzles": self.n_puzzles,
+            "up_to_symmetry": self.up_to_symmetry,
+            "seed": self.seed,
+        }
+
+    def puzzles(self, split: str) -> Sequence[str]:
+        """See ``PuzzleCorpus``."""
+        total = sum(self.n_puzzles.values())
+        made = make_puzzles(self.rules, total, self.up_to_symmetry, self.seed)
+        i = SPLIT_NAMES.index(split)
+        start = sum(self.n_puzzles[name] for name in SPLIT_NAMES[:i])
+        return made[start : start + self.n_puzzles[split]]
+
+    def keys(self, puzzles: Sequence[str]) -> np.ndarray:
+        """See ``PuzzleCorpus``."""
+        text = "".join(puzzles).replace(self.empty, "0").encode()
+        digits = np.frombuffer(text, dtype=np.uint8).reshape(len(puzzles), -1) - ord("0")
+        boards, grids = np.split(digits, 2, axis=1)
+        return keys_of(self.rules, boards, grids, self.up_to_symmetry)
+
+    def augmented(self, cells: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """See ``PuzzleCorpus``."""
+        n = self.puzzle_size
+        places, digits = random_symmetries(self.rules, len(cells), random)
+        both = np.concatenate((places, places + n), axis=1)
+        moved = np.take_along_axis(cells.astype(np.int64), both, axis=1)
+        return np.take_along_axis(digits, moved, axis=1)
+
+
+def keys_of(
+    rules: Rules, boards: np.ndarray, grids: np.ndarray, up_to_symmetry: bool
+) -> np.ndarray:
+    """Return a number for each puzzle (B, C) with its solution, (B,); see ``PuzzleCorpus.keys``."""
+    if up_to_symmetry:
+        return signatures(rules, boards, grids)
+    hashes = [hashlib.blake2b(board.tobytes(), digest_size=8) for board in boards.astype(np.uint8)]
+    return np.frombuffer(b"".join(h.digest() for h in hashes), dtype=np.uint64)
+
+
+@lru_cache(maxsize=2)  # a cache is built in several passes over the same text
+def make_puzzles(rules: Rules, n: int, up_to_symmetry: bool, seed: int) -> list[str]:
+    """Return ``n`` different minimal puzzles, each followed by its solution.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    random = np.random.default_rng((seed, rules.box_rows, rules.box_columns))
+    made: list[str] = []
+    known: set[int] = set()
+    fruitless = 0
+    while len(made) < n:
+        grids = rules.grids(min(n, _AT_A_TIME), random)
+        boards = rules.minimal_puzzles(grids, random)
+        before = len(made)
+        keys = keys_of(rules, boards, grids, up_to_symmetry)
+        for key, board, grid in zip(keys.tolist(), boards, grids, strict=True):
+            if key not in known:
+                known.add(key)
+                made.append(_text(board) + _text(grid))
+        fruitless = 0 if len(made) > before else fruitless + 1
+        if fruitless == _MOST_FRUITLESS:
+            raise UserError(
+                f"{n:,} different puzzles were asked for, and only {len(made):,} were found.",
+                "Lower data.corpus.train, .val and .test"
+                + (", or set data.corpus.up_to_symmetry=false." if up_to_symmetry else "."),
+            )
+    return made[:n]
+
+
+def _text(digits: np.ndarray) -> str:
+    return "".join(map(str, digits.tolist())).replace("0", PuzzleCorpus.empty)
