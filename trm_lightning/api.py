@@ -66,8 +66,10 @@ class Run(load.LoadedRun):
         A model that is started at the answer is scored without it.
 
         Raises:
-            UserError: for an empty text, or a model whose number would not be a perplexity.
+            UserError: for an empty text, a model whose number would not be a perplexity, or one
+                that was trained on puzzles.
         """
+        self._need_text("perplexity")
         scorers = self.model.scorers()
         name = next((name for name in scorers if name.startswith("ppl")), None)
         if name is None:
@@ -97,12 +99,20 @@ class Run(load.LoadedRun):
             seed: the same seed gives the same text.
 
         Raises:
-            UserError: naming every setting out of range.
+            UserError: naming every setting out of range, or for a model trained on puzzles.
         """
+        self._need_text("generate")
         sampler = Sampler(torch.Generator().manual_seed(seed), temperature, top_k, top_p)
         ids: list[int] = self.tokenizer.encode(prompt).tolist()
         new = list(sample(self.model, ids, n_tokens, sampler))
         return self.tokenizer.decode(ids + new)
+
+    def _need_text(self, what: str) -> None:
+        if self.is_puzzle:
+            raise UserError(
+                f"{self.folder} was trained on puzzles, and {what} is about text.",
+                "trm-evaluate and trm-analyze say what it solves.",
+            )
 
     def _windows(self, ids: Ids) -> EvalWindows:
         tokens = np.asarray(ids, dtype=np.int64)

@@ -21,6 +21,9 @@ FACTS = {
     "shakespeare_char": (65, [1_003_854, 111_540]),
     "shakespeare_word": (5000, [236_083, 26_844]),
     "shards": (6, [180, 20]),
+    # 1,000 puzzles with their answers, and the answers of 500 and of 1,000.
+    "sudoku4": (5, [32_000, 8_000, 16_000]),
+    "sudoku6": (7, [72_000, 18_000, 36_000]),
     "text": (4, [180, 20]),
     "wikitext2_word": (33_278, [2_088_628, 217_646, 245_569]),
 }

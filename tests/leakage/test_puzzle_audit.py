@@ -171,6 +171,26 @@ def test_a_held_out_puzzle_that_is_trained_on_is_found(data: PuzzleDataModule) -
     assert not verdict(audit_scores(model, data))["leaks"]
 
 
+class MakesHeldOut(PuzzleDataModule):
+    """Shows copies whatever they are, and of 4 by 4 boards some are held-out puzzles."""
+
+    def _symmetric_copies(self, cells: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return self.puzzles_source.augmented(cells, random)
+
+
+@pytest.mark.parametrize("cls", [PuzzleDataModule, MakesHeldOut])
+def test_a_copy_that_is_a_held_out_puzzle_is_found(cls: type[PuzzleDataModule]) -> None:
+    corpus = Sudoku(2, 2, train=100, val=2000, test=100, up_to_symmetry=False)
+    made = cls("four", corpus, 16, 32, batch_size=100, copies=4)
+    made.prepare_data()
+    made.setup()
+    torch.manual_seed(0)
+    shape = {**SHAPE, "vocab_size": 5, "window_size": 32}
+    model = Looped(**shape, n_refinements=2, puzzle_size=16)
+    expected = ["held_out_differs"] if cls is MakesHeldOut else []
+    assert failed(model, made) == expected
+
+
 class Skips(PuzzleDataModule):
     """Leaves the last puzzle of a split out."""
 

@@ -218,12 +218,6 @@ class PuzzleDataModule(TextDataModule):
         self.copies = copies
         if copies < 0:
             raise UserError(f"data={self.name}: copies is {copies}; it must be at least 0.")
-        if copies and not corpus.up_to_symmetry:
-            raise UserError(
-                f"data={self.name}: copies={copies} could train on held-out puzzles, which differ "
-                "from the training puzzles as they are written, and not up to symmetry.",
-                "Set data.copies=0, or data.corpus.up_to_symmetry=true where there are enough.",
-            )
         size = corpus.puzzle_size
         if (puzzle_size, window_size) != (size, 2 * size):
             raise UserError(
@@ -265,6 +259,19 @@ class PuzzleDataModule(TextDataModule):
             found[name] = replace(found[name], tokens=answers, counts=counts)
         return found
 
+    def _symmetric_copies(self, cells: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        """Return copies of puzzles (B, 2 C); one that would be a held-out puzzle stays as it is."""
+        copies = self.puzzles_source.augmented(cells, random)
+        if self.puzzles_source.up_to_symmetry:
+            return copies  # no symmetry makes a held-out puzzle of a training puzzle
+        held_out = np.isin(self.keys(copies), self._held_out_keys)
+        return np.where(held_out[:, None], cells, copies)
+
+    @cached_property
+    def _held_out_keys(self) -> np.ndarray:
+        names = [name for name in self.splits if name != "train"]
+        return self.keys(np.concatenate([self.puzzles(name) for name in names]))
+
     def train_batches(  # type: ignore[override]
         self, n_batches: int, start_batch: int = 0, rank: int = 0, world_size: int = 1
     ) -> PuzzleBatches:
@@ -272,7 +279,7 @@ class PuzzleDataModule(TextDataModule):
         self.check_processes(world_size)
         return PuzzleBatches(
             self.train_puzzles, self.batch_size, self.seed, n_batches, start_batch, rank,
-            world_size, self.copies, self.puzzles_source.augmented,
+            world_size, self.copies, self._symmetric_copies,
         )  # fmt: skip
 
     def eval_windows(  # type: ignore[override]

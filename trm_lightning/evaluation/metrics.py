@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from trm_lightning.data import TextCounts
-from trm_lightning.evaluation.puzzles import PuzzleScore
+from trm_lightning.evaluation.puzzles import PUZZLE_MEANINGS, PuzzleScore
 
 NOT_A_LIKELIHOOD = (
     "NOT A LIKELIHOOD: the chunk starts at the embedding of the answer, so this number measures "
@@ -21,9 +21,8 @@ MEANINGS = {
     "warm_start_ppl": NOT_A_LIKELIHOOD,
     "not_a_perplexity": "NOT A LIKELIHOOD: the model sees the tokens that it is scored on.",
     "ppl_without_answer": "exact perplexity of the same weights started without the answer",
-    "solved": "share of the puzzles whose every cell is right",
-    "copied": "COPIED, NOT SOLVED: the model sees the answers that it is scored on.",
 }
+ALL_MEANINGS = MEANINGS | PUZZLE_MEANINGS
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,11 @@ def described(name: str, score: Score | PuzzleScore) -> dict[str, Any]:
     """Return a score's numbers with what they mean; ``name`` is such as ``val/ppl``."""
     kind = name.partition("/")[2]
     if isinstance(score, PuzzleScore):
-        return {"meaning": MEANINGS[kind], "sees_answers": kind == "copied", **score.as_dict()}
+        return {
+            "meaning": PUZZLE_MEANINGS[kind],
+            "sees_answers": kind == "copied",
+            **score.as_dict(),
+        }
     return {"meaning": MEANINGS[kind], "is_likelihood": kind.startswith("ppl"), **score.as_dict()}
 
 
@@ -129,7 +132,7 @@ def score_lines(name: str, score: dict[str, Any]) -> list[str]:
             f"({score['puzzles']:,} puzzles, {100 * score['cells_right']:.2f} % of "
             f"{score['cells']:,} cells right)"
         )
-        return [line] if is_sound(score) else [line, f"      {MEANINGS[kind]}"]
+        return [line] if is_sound(score) else [line, f"      {PUZZLE_MEANINGS[kind]}"]
     label = {"ppl": "perplexity"}.get(kind, kind)
     line = (
         f"  {split + ' ' + label:27s} {score['perplexity']:10.3f}   "

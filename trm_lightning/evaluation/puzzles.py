@@ -12,6 +12,17 @@ from torch import Tensor
 
 from trm_lightning.data import TextCounts
 
+# Names of the share of solved puzzles: none can be mistaken for another.
+PUZZLE_MEANINGS = {
+    "solved": "share of the puzzles whose every cell is right",
+    "copied": "COPIED, NOT SOLVED: the model sees the answers that it is scored on.",
+}
+
+
+def is_share(metric: str | None) -> bool:
+    """Say whether a score such as ``val/solved`` is a share of puzzles, where more is better."""
+    return metric is not None and metric.partition("/")[2] in PUZZLE_MEANINGS
+
 
 @dataclass(frozen=True)
 class PuzzleScore:

@@ -6,6 +6,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from trm_lightning.evaluation.puzzles import is_share
 from trm_lightning.evaluation.rounding import number
 from trm_lightning.reports.colors import FAINT, INK, Style, family_of, series_styles
 from trm_lightning.reports.curves import AXES, History, side_by_side
@@ -33,6 +34,7 @@ SHAPE: Shape = {
 }  # fmt: skip
 Entry = dict[str, Any]
 N_NUMBERS = 6
+SHARE = "puzzles solved, %"
 
 
 def comparison_report(folder: Path) -> Report:
@@ -118,6 +120,8 @@ def _label(entry: Entry) -> str:
     if entry["is_likelihood"] is False:
         return "not a likelihood"
     split = (entry["metric"] or "val/").partition("/")[0]
+    if is_share(entry["metric"]):
+        return SHARE if split == "val" else f"{SHARE} of {split}"
     return "perplexity" if split == "val" else f"perplexity of {split}"
 
 
@@ -143,17 +147,18 @@ def _numbers(content: dict[str, Any]) -> list[Number]:
 
 
 def _interval_pictures(content: dict[str, Any], styles: Styles) -> list[Picture]:
-    """Draw perplexities of one text; other numbers have no place on their axis."""
-    shown = [entry for entry in content["entries"] if entry["is_likelihood"] and _score(entry)]
-    shown = [entry for entry in shown if _label(entry) == "perplexity"]
-    if not shown:
-        return []
+    """Draw perplexities of one text, or puzzles solved; others have no place on their axis."""
+    shown = [entry for entry in content["entries"] if _score(entry)]
     caption = "Mean over seeds with its 95 % interval; small dots are seeds."
-    return [Picture("intervals", caption, _intervals(shown, styles))]
+    for label in ("perplexity", SHARE):
+        of_kind = [entry for entry in shown if entry["metric"] and _label(entry) == label]
+        if of_kind:
+            return [Picture("intervals", caption, _intervals(of_kind, styles, label))]
+    return []
 
 
-def _intervals(entries: list[Entry], styles: Styles) -> Figure:
-    figure, axes = new_axes("Perplexity", "best, else final", "")
+def _intervals(entries: list[Entry], styles: Styles, label: str) -> Figure:
+    figure, axes = new_axes(label.capitalize(), "best, else final", "")
     for i, entry in enumerate(entries):
         score = _score(entry)
         assert score is not None
@@ -191,7 +196,7 @@ def _curves(folder: Path, content: dict[str, Any], styles: Styles) -> list[Pictu
     return [
         Picture(
             f"learning_{x}_{label.replace(' ', '_')}",
-            f"{label.capitalize()} on held-out text against {AXES[x]}.",
+            f"{label.capitalize()} on held-out data against {AXES[x]}.",
             side_by_side(curves, metrics, styles, x, label),
         )
         for label, curves in by_label.items()

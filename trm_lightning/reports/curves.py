@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
+from trm_lightning.evaluation.puzzles import is_share
 from trm_lightning.reports.colors import FAINT, INK, Style
 from trm_lightning.reports.plots import (
     add_legend,
@@ -50,8 +51,8 @@ def run_curve(
         axes.axhline(floor, color=INK, linewidth=0.9, linestyle=":", label="entropy floor")
         shown.append(floor)
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
-    if metric.partition("/")[2] in ("solved", "copied"):
-        axes.set_ylim(0, 1.02)
+    if is_share(metric):
+        axes.set_ylim(0, 102)
     elif shown:
         scale_perplexity(axes, shown)
         axes.set_ylim(top=max(shown) * 1.1)
@@ -92,12 +93,16 @@ def side_by_side(
         add_line(axes, style, means[0], means[1], name)
         shown += [value for seed in points for _, value in seed]
     axes.xaxis.set_major_formatter(FuncFormatter(short_number))
-    if shown:
+    if any(map(is_share, metrics.values())):
+        axes.set_ylim(0, 102)
+    elif shown:
         scale_perplexity(axes, shown)
     add_legend(axes)
     return figure
 
 
 def _points(history: History, name: str, x: str) -> list[tuple[float, float]]:
-    """Return where a score was logged, and its value where that is finite."""
-    return [(line[x], line[name]) for line in history if math.isfinite(line.get(name, math.nan))]
+    """Return where a score was logged, and its value where that is finite; shares in percent."""
+    scale = 100 if is_share(name) else 1
+    shown = [line for line in history if math.isfinite(line.get(name, math.nan))]
+    return [(line[x], scale * line[name]) for line in shown]

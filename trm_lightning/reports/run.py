@@ -146,7 +146,7 @@ def _curves(folder: Path, results: dict[str, Any]) -> Section:
     if not history:
         return Section("Learning curves", "The run folder has no metrics.jsonl to draw them from.")
     if is_puzzle_score(score):
-        label, floor = "share of the puzzles solved", None
+        label, floor = "puzzles solved, %", None
     else:
         label = "perplexity" if score["is_likelihood"] else "not a likelihood"
         floor = results["entropy_floor_perplexity"] if score["is_likelihood"] else None

@@ -44,6 +44,11 @@ class LoadedRun:
     facts: dict[str, Any]
     optimizer_steps: int
 
+    @property
+    def is_puzzle(self) -> bool:
+        """Whether the model was trained on puzzles, which are no text to continue or to score."""
+        return self.config.data.get("puzzle_size") is not None
+
 
 def load_run(
     path: str | Path,

@@ -32,7 +32,7 @@ def generate(cfg: DictConfig) -> None:
     if cfg.n_samples < 1:
         raise UserError(f"n_samples must be at least 1 (is {cfg.n_samples}).")
     run = load_run(cfg.run, find_device(cfg.device), cfg.exit_threshold, cfg.trust)
-    if run.config.data.get("puzzle_size") is not None:
+    if run.is_puzzle:
         raise UserError(
             f"{run.folder} was trained on puzzles, and generate continues text.",
             "trm-evaluate, trm-analyze and trm-report show what it solves.",

@@ -6,6 +6,8 @@ Differences to the baseline are paired by seed.
 import math
 from typing import Any
 
+from trm_lightning.evaluation.metrics import headline_of, is_puzzle_score, is_sound
+from trm_lightning.evaluation.puzzles import is_share
 from trm_lightning.studies.intervals import estimate
 from trm_lightning.studies.run_records import Group, Record
 
@@ -18,7 +20,7 @@ _AVERAGED = (
     "final_difference", "final_perplexity_improvement_percent", "final_loss_improvement_percent",
     "tokens_to_baseline", "seconds_to_baseline",
     "test", "test_difference", "test_perplexity_improvement_percent",
-    "test_loss_improvement_percent",
+    "test_loss_improvement_percent", "best_points", "final_points", "test_points",
 )  # fmt: skip
 
 
@@ -74,18 +76,19 @@ def _meaning(group: Group) -> Values:
     return {
         "metric": group.metric,
         "meaning": score["meaning"],
-        "is_likelihood": score["is_likelihood"],
+        # Of puzzles solved this is None: the number is what it says, and no likelihood.
+        "is_likelihood": score.get("is_likelihood", None if is_sound(score) else False),
         **{name: results[name] for name in facts},
     }
 
 
 def _comparable(meaning: Values, base: Group) -> bool:
-    """Say whether an entry's number is a perplexity of the baseline's text."""
-    if meaning["metric"] is None or not meaning["is_likelihood"] or not base.completed:
+    """Say whether an entry's number is of the baseline's text or puzzles, and both are sound."""
+    if meaning["metric"] is None or meaning["is_likelihood"] is False or not base.completed:
         return False
-    of_base = _meaning_of_score(base)
     same_split = meaning["metric"].partition("/")[0] == base.metric.partition("/")[0]
-    return bool(of_base["is_likelihood"] and same_split)
+    same_kind = is_share(meaning["metric"]) == is_share(base.metric)
+    return same_split and same_kind and is_sound(_meaning_of_score(base))
 
 
 def _meaning_of_score(group: Group) -> Values:
@@ -108,15 +111,12 @@ def _values(group: Group, record: Record) -> Values:
     results, metric = record.results, group.metric
     final = results["final"][metric]
     best = results["best"].get(metric) if _is_followed(record, metric) else None
-    lowest = final["perplexity"] if best is None else best["perplexity"]
-    bits = math.log2(lowest) * final["tokens"] / final["characters"]
     return values | {
-        "best": None if best is None else best["perplexity"],
+        "best": None if best is None else _told(best),
         "best_step": None if best is None else best["step"],
-        "final": final["perplexity"],
+        "final": _told(final),
         "test": _test(results, metric),
-        "bits_per_character": bits,
-        "degradation_percent": None if best is None else 100 * (final["perplexity"] / lowest - 1),
+        **({} if is_puzzle_score(final) else _of_text(final, best)),
         "optimizer_steps": results["optimizer_steps"],
         "seconds": results["seconds"],
         "tokens": results["tokens_seen"],
@@ -124,10 +124,24 @@ def _values(group: Group, record: Record) -> Values:
     }
 
 
+def _told(score: dict[str, Any]) -> float:
+    """Return the number that is compared: a perplexity, or the percentage of solved puzzles."""
+    return headline_of(score) * (100 if is_puzzle_score(score) else 1)
+
+
+def _of_text(final: dict[str, Any], best: dict[str, Any] | None) -> Values:
+    """Return the numbers that only a score of text has."""
+    lowest = final["perplexity"] if best is None else best["perplexity"]
+    return {
+        "bits_per_character": math.log2(lowest) * final["tokens"] / final["characters"],
+        "degradation_percent": None if best is None else 100 * (final["perplexity"] / lowest - 1),
+    }
+
+
 def _test(results: dict[str, Any], metric: str) -> float | None:
     """Return the same score of the test split by the best weights; None without such a split."""
     score = results["test"].get(f"test/{metric.partition('/')[2]}")
-    return None if score is None or not metric.startswith("val/") else score["perplexity"]
+    return None if score is None or not metric.startswith("val/") else _told(score)
 
 
 def _is_followed(record: Record, metric: str) -> bool:
@@ -148,10 +162,17 @@ def _add_differences(run: Values, record: Record, base: Values, metric: str) -> 
         if ours is None or theirs is None:
             continue
         run[f"{kind}_difference"] = ours - theirs
+        if is_share(metric):
+            run[f"{kind}_points"] = ours - theirs
+            continue
         run[f"{kind}_perplexity_improvement_percent"] = 100 * (1 - ours / theirs)
         run[f"{kind}_loss_improvement_percent"] = 100 * (1 - math.log(ours) / math.log(theirs))
     goal = base["final"] if base["best"] is None else base["best"]
-    reached = next((line for line in record.history if line.get(metric, math.inf) <= goal), None)
+    lines = [line for line in record.history if metric in line]
+    if is_share(metric):
+        reached = next((line for line in lines if 100 * line[metric] >= goal), None)
+    else:
+        reached = next((line for line in lines if line[metric] <= goal), None)
     run["reached_baseline"] = reached is not None
     if reached is not None:
         run["tokens_to_baseline"] = reached["tokens"]

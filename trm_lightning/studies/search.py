@@ -5,7 +5,6 @@ the folder's lock each of them takes a trial that a killed process has left, or 
 of the trial's own file says whether somebody is at it. So no trial is lost, and none is run twice.
 """
 
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +30,7 @@ from trm_lightning.studies.search_space import Setting, read_space
 from trm_lightning.studies.training_process import TrainingProcess
 
 POLL_SECONDS = 1.0
+NATS = ("_nats_per_token", "_nats_per_cell")  # how logged scores end, of text and of puzzles
 _OWN_KEYS = {"name", "space", "trials", "storage", "prune", "seed"}  # of conf/tune.yaml
 
 
@@ -236,7 +236,7 @@ def _report(trial: optuna.Trial, folder: Path) -> bool:
     seen = trial.storage.get_trial(trial._trial_id).intermediate_values
     new = False
     for line in read_lines(history) if history.is_file() else []:
-        names = (k for k in line if k.startswith("val/") and k.endswith("_nats_per_token"))
+        names = (k for k in line if k.startswith("val/") and k.endswith(NATS))
         name, step = next(names, None), int(line["step"])
         if name is not None and step not in seen:
             trial.report(float(line[name]), step)
@@ -245,6 +245,7 @@ def _report(trial: optuna.Trial, folder: Path) -> bool:
 
 
 def best_nats(folder: Path) -> float:
-    """Return the lowest validation nats per token of a finished run."""
-    results = read_results(folder)
-    return math.log(next(iter(results["best"].values()))["perplexity"])
+    """Return the lowest validation nats per token, or per cell of a puzzle, of a finished run."""
+    name = next(iter(read_results(folder)["best"]))
+    lines = read_lines(folder / "metrics.jsonl")
+    return min(line[name + end] for line in lines for end in NATS if name + end in line)

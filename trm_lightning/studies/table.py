@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from trm_lightning.evaluation.puzzles import is_share
 from trm_lightning.evaluation.rounding import NONE, number
 from trm_lightning.studies.cells import (
     Table,
@@ -80,7 +81,9 @@ def _score_table(entries: Sequence[Entry]) -> Table:
                 _score(entry, entry["published"]),
             ]
         )  # fmt: skip
-    return Table("Perplexity on validation text", header, rows)
+    share = any(is_share(entry["metric"]) for entry in entries)
+    title = "Solved validation puzzles, %" if share else "Perplexity on validation text"
+    return Table(title, header, rows)
 
 
 def _test_table(entries: Sequence[Entry]) -> Table:
@@ -101,6 +104,8 @@ def _test_table(entries: Sequence[Entry]) -> Table:
             ]
         )
     title = "Perplexity on test text, by the best weights on validation text"
+    if any(is_share(entry["metric"]) for entry in entries):
+        title = "Solved test puzzles, %, by the best weights on validation puzzles"
     return Table(title, header, rows)
 
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from trm_lightning.evaluation.puzzles import is_share
 from trm_lightning.evaluation.rounding import number
 
 Entry = dict[str, Any]
@@ -37,19 +38,23 @@ def _sentence(entry: Entry, base: str) -> str:
     found = {split: figure for split, figure in scored.items() if figure is not None}
     if not found:
         return f"{name} cannot be compared with {base} yet: no seed has ended for both."
+    share = is_share(entry["metric"])
+    unit, what = (" points", "puzzles") if share else (" %", "text")
+    measure = "share of solved" if share else "perplexity on"
     told = [
-        f"{_outcome(figure, base)} in perplexity on {split} text {_evidence(figure)}"
+        f"{_outcome(figure, base, unit)} in {measure} {split} {what} {_evidence(figure, unit)}"
         for split, figure in found.items()
     ]
     return f"{name} {'; it '.join(told)}."
 
 
 def _improvement(entry: Entry, kind: str) -> Figure | None:
-    figure: Figure | None = entry["figures"].get(f"{kind}_perplexity_improvement_percent")
+    name = "points" if is_share(entry["metric"]) else "perplexity_improvement_percent"
+    figure: Figure | None = entry["figures"].get(f"{kind}_{name}")
     return figure
 
 
-def _outcome(figure: Figure, base: str) -> str:
+def _outcome(figure: Figure, base: str, unit: str) -> str:
     """Return what the number says of the entry: better, worse or neither."""
     mean, half = figure["mean"], figure["half_width"]
     if half is not None and abs(mean) <= half:
@@ -57,15 +62,15 @@ def _outcome(figure: Figure, base: str) -> str:
     if mean == 0:
         return f"equals {base}"
     word = "better" if mean > 0 else "worse"
-    return f"is {word} than {base} by {number(abs(mean), half, digits=2)} %"
+    return f"is {word} than {base} by {number(abs(mean), half, digits=2)}{unit}"
 
 
-def _evidence(figure: Figure) -> str:
+def _evidence(figure: Figure, unit: str) -> str:
     """Return how sure that is, in brackets."""
     mean, half, n = figure["mean"], figure["half_width"], figure["n"]
     if half is None:
         return "(one seed, no interval: this may be chance)"
     if abs(mean) <= half:
         change = number(mean, half, digits=2, signed=True)
-        return f"({change} %; the 95 % interval over {n} seeds includes zero)"
+        return f"({change}{unit}; the 95 % interval over {n} seeds includes zero)"
     return f"(the 95 % interval over {n} seeds excludes zero)"

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from torch.utils.tensorboard.summary import hparams
 
-from trm_lightning.evaluation.metrics import MEANINGS
+from trm_lightning.evaluation.metrics import ALL_MEANINGS
 from trm_lightning.training.module import TrainingModule
 from trm_lightning.training.tensorboard_events import BY_TOKENS
 
@@ -71,8 +71,8 @@ def description(name: str) -> str:
     ):
         if kind.endswith(suffix):
             score = kind.removesuffix(suffix)
-            return f"{what}{split}/{score}: {MEANINGS[score]}" if score in MEANINGS else ""
-    return MEANINGS.get(kind, "")
+            return f"{what}{split}/{score}: {ALL_MEANINGS[score]}" if score in ALL_MEANINGS else ""
+    return ALL_MEANINGS.get(kind, "")
 
 
 def log_numbers(logger: Logger, values: dict[str, float], step: int, tokens: int) -> None:
@@ -124,7 +124,7 @@ def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[
             _fill_hparams(logger, facts["config"], scores)
             config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
             logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
-            meanings = [f"- **{name}**: {MEANINGS[name]}" for name in module.scorers()]
+            meanings = [f"- **{name}**: {ALL_MEANINGS[name]}" for name in module.scorers()]
             logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 
 

@@ -7,7 +7,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.data import TextDataModule
-from trm_lightning.evaluation.metrics import MEANINGS, described, safe_exp
+from trm_lightning.evaluation.metrics import ALL_MEANINGS, described, safe_exp
+from trm_lightning.evaluation.puzzles import PUZZLE_MEANINGS
 from trm_lightning.evaluation.tasks import AnyScore
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import FORMAT
@@ -98,11 +99,11 @@ def best_scores(history: Path, leaks: bool = False) -> dict[str, dict[str, float
     for line in read_lines(history):
         for name, value in line.items():
             split, _, kind = name.partition("/")
-            if split == "train" or kind not in MEANINGS:
+            if split == "train" or kind not in ALL_MEANINGS:
                 continue
             if leaks and kind.startswith(("ppl", "solved")):
                 name = f"{split}/{'copied' if kind == 'solved' else 'not_a_perplexity'}"
-            key, sign = ("solved", -1) if kind in ("solved", "copied") else ("perplexity", 1)
+            key, sign = ("solved", -1) if kind in PUZZLE_MEANINGS else ("perplexity", 1)
             if name not in best or sign * value < sign * best[name][key]:
                 best[name] = {key: value, "step": line["step"]}
     return best

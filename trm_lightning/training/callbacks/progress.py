@@ -5,7 +5,7 @@ from typing import Any
 import lightning as L
 from tqdm import tqdm
 
-from trm_lightning.evaluation.metrics import MEANINGS
+from trm_lightning.evaluation.metrics import ALL_MEANINGS
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.train_log import TrainLog
 
@@ -70,7 +70,7 @@ class Progress(L.Callback):
     def _numbers(self) -> str:
         shown = []
         for name, value in self.train_log.latest.items():
-            if name.partition("/")[2] in MEANINGS:
+            if name.partition("/")[2] in ALL_MEANINGS:
                 shown.append(f"{name} {value:.4g}")
         if "train/nats_per_token" in self.train_log.latest:
             shown.insert(0, f"loss {self.train_log.latest['train/nats_per_token']:.3f}")
