@@ -46,6 +46,7 @@ class TrainConfig:
     ema_decay: float | None = field(metadata={"limits": (0, 1)})
     gradient_accumulation: int = field(metadata=COUNT)
     accumulate_supervision: bool
+    carry: bool
     init_from: str | None = field(metadata={"example": RUN})
     eval_every: int = field(metadata=COUNT)
     log_every: int = field(metadata=COUNT)

@@ -25,11 +25,13 @@ class SupervisionStep:
         loss: what is minimised, a scalar.
         nll: mean nats per supervised token, without auxiliary terms; what the log shows.
         state: where the next supervision step on the same batch continues; detached.
+        halted: (B,) which windows a halting head holds for solved; None without such a head.
     """
 
     loss: Tensor
     nll: Tensor
     state: Any = None
+    halted: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -163,6 +165,10 @@ class LanguageModel(nn.Module, ABC):
         targets = tokens[:, first:, None]
         nll = -self.log_probs(tokens, first).gather(2, targets).mean()
         return SupervisionStep(nll, nll)
+
+    def restarted(self, state: Any, rows: Tensor) -> Any:
+        """Return a supervision step's state with the windows ``rows`` (B,) as they start."""
+        return state
 
     def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
         """Return the distributions (B, T, V) that the loss is made of, by name, and the next state.

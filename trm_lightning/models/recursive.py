@@ -213,7 +213,19 @@ class Recursive(Transformer):
                 if self.puzzle_size is not None:
                     right = right.all(dim=-1, keepdim=True).expand_as(right)
             loss = loss + self.halt_loss_weight * halting_loss(self.halt, answers, right)
-        return SupervisionStep(loss, nll, out.state)
+        return SupervisionStep(loss, nll, out.state, self._halted(out.answer))
+
+    @torch.no_grad()
+    def _halted(self, answer: Tensor) -> Tensor | None:
+        """Say which windows are more likely solved than not, by the halting head; (B,)."""
+        if self.halt is None:
+            return None
+        likely: Tensor = self.halt(answer).sigmoid()[..., 0].mean(dim=1) > 0.5
+        return likely
+
+    def restarted(self, state: State, rows: Tensor) -> State:
+        """See :meth:`LanguageModel.restarted`; y and z start at zero."""
+        return tuple(part.masked_fill(rows[:, None, None], 0.0) for part in state)
 
     def training_log_probs(self, tokens: Tensor, state: Any = None) -> Predictions:
         """See :meth:`LanguageModel.training_log_probs`."""

@@ -23,7 +23,7 @@ _WINDOWING = {
 
 def steps_per_batch(run: DictConfig) -> int:
     """Return the optimizer steps per batch of a composed training config."""
-    if run.accumulate_supervision:
+    if run.accumulate_supervision or run.carry:
         return 1
     return int(run.model.get("n_supervision", 1))
 

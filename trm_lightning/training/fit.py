@@ -76,7 +76,10 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     refuse_what_does_not_fit(sketch_of(cfg, data), data, torch.device("cpu"))
     clock = TimeBudget(cfg.budget.seconds)
     module = build_module(cfg, data, clock.share)
-    facts = describe_run(cfg, data, module.model, flops_per_token(module.model, data))
+    flops = flops_per_token(module.model, data)
+    if cfg.carry:  # one supervision step per batch
+        flops /= module.model.n_supervision
+    facts = describe_run(cfg, data, module.model, flops)
     checkpoint, seen, shown = None, 0, (-1, -1)
     if cfg.resume:
         checkpoint, stored = check_resumable(Path(cfg.resume), facts)
@@ -231,7 +234,7 @@ def build_module(
         _log.info("%s", start_from(model, cfg.init_from))
     if cfg.compile:
         model.compile()
-    per_batch = 1 if cfg.accumulate_supervision else model.n_supervision
+    per_batch = 1 if cfg.accumulate_supervision or cfg.carry else model.n_supervision
     return TrainingModule(
         model,
         optimizer=built(cfg, "optimizer"),
@@ -245,6 +248,7 @@ def build_module(
         accumulate_supervision=cfg.accumulate_supervision,
         gradient_accumulation=cfg.gradient_accumulation,
         is_puzzle=data.is_puzzle,
+        carry=cfg.carry,
     )
 
 

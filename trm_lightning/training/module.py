@@ -22,6 +22,7 @@ from trm_lightning.models import LanguageModel
 from trm_lightning.models.base import LogProbs
 from trm_lightning.optim.optimizers import make_optimizer
 from trm_lightning.optim.schedules import TimeShare, make_schedule
+from trm_lightning.training.carry import Carry, check_carry
 from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
 from trm_lightning.training.ema import EmaWeights
 
@@ -59,6 +60,7 @@ class TrainingModule(L.LightningModule):
         accumulate_supervision: sum the gradients of a batch's supervision steps for one optimizer
             step, instead of one after each.
         is_puzzle: score puzzles solved, not the perplexity of a text.
+        carry: one supervision step per batch, windows carried over batches; see :class:`Carry`.
 
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
@@ -81,6 +83,7 @@ class TrainingModule(L.LightningModule):
         accumulate_supervision: bool = False,
         gradient_accumulation: int = 1,
         is_puzzle: bool = False,
+        carry: bool = False,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -94,6 +97,9 @@ class TrainingModule(L.LightningModule):
         self.accumulate_supervision = accumulate_supervision
         self.gradient_accumulation = gradient_accumulation
         self.is_puzzle = is_puzzle
+        self.carry = Carry(model) if carry else None
+        if carry:
+            check_carry(model, gradient_accumulation)
         self._graphed: GraphedStep | None = None
         self.total_steps = total_steps
         self.time_share = time_share
@@ -137,6 +143,9 @@ class TrainingModule(L.LightningModule):
 
     def training_step(self, tokens: Tensor, batch_idx: int) -> None:
         """Train on one batch of ids (B, L) for all its supervision steps."""
+        if self.carry is not None:
+            self._carried_step(tokens, self.carry)
+            return
         nats, grad_norm = [], torch.zeros((), device=tokens.device)
         parts = tokens.chunk(self.gradient_accumulation)
         states: list[Any] = [None] * len(parts)
@@ -154,6 +163,21 @@ class TrainingModule(L.LightningModule):
                     grad_norm = self._clipped_norm()
                     self._optimizer_step()
             nats.append(nll)
+        self._record(tokens, nats, grad_norm)
+
+    def _carried_step(self, batch: Tensor, carry: Carry) -> None:
+        """Train for one supervision step on the windows in work."""
+        tokens, state = carry.admit(batch)
+        self.optimizers().zero_grad(set_to_none=True)  # type: ignore[union-attr]
+        step = self.model.supervision_step(tokens, self._first(tokens), state)
+        self.manual_backward(step.loss)
+        grad_norm = self._clipped_norm()
+        self._optimizer_step()
+        carry.keep(step)
+        self._record(tokens, [step.nll.detach()], grad_norm)
+
+    def _record(self, tokens: Tensor, nats: list[Tensor], grad_norm: Tensor) -> None:
+        """Count a batch, and keep its numbers for the log."""
         self.batches_seen += 1
         self.tokens_seen += tokens.numel() * self.trainer.world_size
         self.record = StepRecord(nats, grad_norm, self.optimizer_steps, self.tokens_seen)
@@ -161,7 +185,8 @@ class TrainingModule(L.LightningModule):
     @property
     def steps_per_batch(self) -> int:
         """Optimizer steps on one batch."""
-        return 1 if self.accumulate_supervision else self.model.n_supervision
+        one = self.accumulate_supervision or self.carry is not None
+        return 1 if one else self.model.n_supervision
 
     @property
     def validation_is_due(self) -> bool:
@@ -300,12 +325,15 @@ class TrainingModule(L.LightningModule):
             "batches_seen": self.batches_seen,
             "tokens_seen": self.tokens_seen,
         }
+        checkpoint["carry"] = None if self.carry is None else self.carry.state_dict()
         checkpoint["ema"] = None if self.ema is None else self.ema.state()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore what :meth:`on_save_checkpoint` saved."""
         for name, value in checkpoint["counters"].items():
             setattr(self, name, value)
+        if self.carry is not None and checkpoint.get("carry"):
+            self.carry.load_state_dict(checkpoint["carry"], self.device)
         if self.ema is not None:
             weights = {k.removeprefix("model."): v for k, v in checkpoint["state_dict"].items()}
             self.ema.load_state(checkpoint["ema"] or {"n_updates": 0, "average": weights})
