@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from trm_lightning.data.datamodule import TextDataModule
     from trm_lightning.data.eval_windows import EvalWindows
     from trm_lightning.data.infilling import InfillingDataModule
+    from trm_lightning.data.maze import Maze
     from trm_lightning.data.puzzles import PuzzleCorpus, PuzzleDataModule
+    from trm_lightning.data.sequences import Addition, Parity
     from trm_lightning.data.shards import ShardsDataModule, write_shards
     from trm_lightning.data.sudoku import Sudoku
     from trm_lightning.data.train_batches import TrainBatches
     from trm_lightning.data.user_text import TextCorpus, text_data
 
 __all__ = [
+    "Addition",
     "BPETokenizer",
     "BuiltinPlay",
     "CharacterTokenizer",
@@ -39,6 +42,8 @@ __all__ = [
     "HuggingFaceTokenizer",
     "IdTokenizer",
     "InfillingDataModule",
+    "Maze",
+    "Parity",
     "PuzzleCorpus",
     "PuzzleDataModule",
     "ShardsDataModule",
@@ -61,8 +66,11 @@ __all__ = [
 
 # Worker processes tokenize without torch, which takes seconds to load.
 _WITH_TORCH = {
+    "Addition": "sequences",
     "EvalWindows": "eval_windows",
     "InfillingDataModule": "infilling",
+    "Maze": "maze",
+    "Parity": "sequences",
     "PuzzleCorpus": "puzzles",
     "PuzzleDataModule": "puzzles",
     "ShardsDataModule": "shards",

@@ -7,8 +7,9 @@ model with ``puzzle_size`` reads the question and answers all cells together.
 Letters in shapes: B batch, P puzzles, C cells.
 """
 
+import hashlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -24,6 +25,7 @@ from trm_lightning.errors import UserError
 
 Augment = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 _PUZZLES_AT_A_TIME = 1 << 12
+_MOST_FRUITLESS = 10_000  # draws in a row that bring no new puzzle: there are no more
 
 
 class PuzzleCorpus(Corpus):
@@ -71,6 +73,44 @@ class PuzzleCorpus(Corpus):
     def size_estimate(self, split: str) -> int:
         """See ``Corpus``."""
         return 2 * self.puzzle_size * len(self.puzzles(split))
+
+
+def key_of(content: bytes) -> int:
+    """Return 64 bits that tell contents apart, the same in every process."""
+    return int.from_bytes(hashlib.blake2b(content, digest_size=8).digest(), "little")
+
+
+def draw_distinct(
+    n_puzzles: Mapping[str, int], draw: Callable[[str], str], key: Callable[[str], int]
+) -> dict[str, list[str]]:
+    """Draw the puzzles of all splits, no two of them with the same key.
+
+    Args:
+        n_puzzles: how many, by split.
+        draw: draws a puzzle of a split.
+        key: of a puzzle.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    known: set[int] = set()
+    found: dict[str, list[str]] = {name: [] for name in n_puzzles}
+    for split, n in n_puzzles.items():
+        fruitless = 0
+        while len(found[split]) < n:
+            puzzle = draw(split)
+            number = key(puzzle)
+            fruitless = fruitless + 1 if number in known else 0
+            if fruitless == _MOST_FRUITLESS:
+                raise UserError(
+                    f"{n:,} different puzzles were asked for the split {split!r}, and only "
+                    f"{len(found[split]):,} were found.",
+                    f"Lower data.corpus.{split}.",
+                )
+            if number not in known:
+                known.add(number)
+                found[split].append(puzzle)
+    return found
 
 
 class PuzzleBatches:

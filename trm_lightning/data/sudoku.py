@@ -3,7 +3,6 @@
 Shapes: B boards, C cells.
 """
 
-import hashlib
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trm_lightning.data.corpus import SPLIT_NAMES
-from trm_lightning.data.puzzles import PuzzleCorpus
+from trm_lightning.data.puzzles import PuzzleCorpus, key_of
 from trm_lightning.data.sudoku_solver import MOST_DIGITS, Rules
 from trm_lightning.data.sudoku_symmetries import random_symmetries, signatures
 from trm_lightning.errors import UserError
@@ -109,8 +108,7 @@ def keys_of(
     """Return a number for each puzzle (B, C) with its solution, (B,); see ``PuzzleCorpus.keys``."""
     if up_to_symmetry:
         return signatures(rules, boards, grids)
-    hashes = [hashlib.blake2b(board.tobytes(), digest_size=8) for board in boards.astype(np.uint8)]
-    return np.frombuffer(b"".join(h.digest() for h in hashes), dtype=np.uint64)
+    return np.array([key_of(board.tobytes()) for board in boards.astype(np.uint8)], np.uint64)
 
 
 @lru_cache(maxsize=2)  # a cache is built in several passes over the same text
