@@ -127,7 +127,7 @@ class LooksBack(AR):
 @pytest.mark.parametrize(
     ("control", "checks"),
     [
-        (SeesTheAnswer, ["answer_swap", "blind_halting"]),
+        (SeesTheAnswer, ["blind_halting", "answer_swap"]),
         (SeesTheAnswerInTraining, ["answer_swap"]),
         (SeesTheBatch, ["batch_neighbours"]),
         (SeesThePlace, ["batch_neighbours"]),

@@ -11,6 +11,7 @@ from trm_lightning.data import TextDataModule
 from trm_lightning.data.token_cache import TokenSplit
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import open_data
+from trm_lightning.evaluation.tasks import check_task
 from trm_lightning.files import write_json
 from trm_lightning.leakage.named_function import load_function, read_ids
 from trm_lightning.leakage.outcome import Audit
@@ -130,4 +131,5 @@ def _build(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule, str]:
     data.prepare_data()
     data.setup()
     model = build_model(cfg.model, data.tokenizer).to(find_device(cfg.device)).eval()
+    check_task(model, data)
     return model, data, f"{type(model).__name__}, untrained, on {data.name}"
