@@ -11,7 +11,11 @@ from trm_lightning.data.huggingface_corpus import HuggingFaceCorpus
 from trm_lightning.data.huggingface_json import huggingface_tokenizer_json
 from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
 from trm_lightning.data.id_tokenizer import IdTokenizer
+from trm_lightning.data.maze import Maze
+from trm_lightning.data.puzzle_corpus import PuzzleCorpus
+from trm_lightning.data.sequences import Addition, Parity
 from trm_lightning.data.shakespeare import TinyShakespeare
+from trm_lightning.data.sudoku import Sudoku
 from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.token_cache import TokenSplit
 from trm_lightning.data.tokenizer import Tokenizer, tokenizer_from_state
@@ -22,11 +26,8 @@ if TYPE_CHECKING:
     from trm_lightning.data.datamodule import TextDataModule
     from trm_lightning.data.eval_windows import EvalWindows
     from trm_lightning.data.infilling import InfillingDataModule
-    from trm_lightning.data.maze import Maze
-    from trm_lightning.data.puzzles import PuzzleCorpus, PuzzleDataModule
-    from trm_lightning.data.sequences import Addition, Parity
+    from trm_lightning.data.puzzles import PuzzleDataModule
     from trm_lightning.data.shards import ShardsDataModule, write_shards
-    from trm_lightning.data.sudoku import Sudoku
     from trm_lightning.data.train_batches import TrainBatches
     from trm_lightning.data.user_text import TextCorpus, text_data
 
@@ -66,15 +67,10 @@ __all__ = [
 
 # Worker processes tokenize without torch, which takes seconds to load.
 _WITH_TORCH = {
-    "Addition": "sequences",
     "EvalWindows": "eval_windows",
     "InfillingDataModule": "infilling",
-    "Maze": "maze",
-    "Parity": "sequences",
-    "PuzzleCorpus": "puzzles",
     "PuzzleDataModule": "puzzles",
     "ShardsDataModule": "shards",
-    "Sudoku": "sudoku",
     "TextCorpus": "user_text",
     "TextDataModule": "datamodule",
     "TrainBatches": "train_batches",

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from trm_lightning.data.corpus import SPLIT_NAMES
-from trm_lightning.data.puzzles import PuzzleCorpus, draw_distinct, key_of
+from trm_lightning.data.puzzle_corpus import PuzzleCorpus, draw_distinct, key_of
 from trm_lightning.errors import UserError
 
 

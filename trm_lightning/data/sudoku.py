@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from trm_lightning.data.corpus import SPLIT_NAMES
-from trm_lightning.data.puzzles import PuzzleCorpus, key_of
+from trm_lightning.data.puzzle_corpus import PuzzleCorpus, key_of
 from trm_lightning.data.sudoku_solver import MOST_DIGITS, Rules
 from trm_lightning.data.sudoku_symmetries import random_symmetries, signatures
 from trm_lightning.errors import UserError

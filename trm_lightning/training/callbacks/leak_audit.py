@@ -115,6 +115,7 @@ class LeakAudit(L.Callback):
             found[claimed[name]] += [Check.of(check, finding) for check, finding in tried.items()]
         for key, score in module.scores.items():
             split, _, name = key.partition("/")
+            assert isinstance(score, Score)  # of puzzles: see PuzzleAudit
             found[claimed[name]] += _plausibility(trainer, module, split, score)
         self._watch = None
         module.scorers = module.model.scorers
