@@ -106,6 +106,7 @@ def test_training_is_the_papers_loop_written_out(configure: Configure) -> None:
             torch.testing.assert_close(trained[f"model.{name}"], parameter.data, rtol=0, atol=5e-6)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_the_windows_in_work(configure: Configure) -> None:
     whole = train(configure(*SETTINGS, folder="whole"))
     assert whole["optimizer_steps"] == 8 and whole["tokens_seen"] == 8 * 8 * 32

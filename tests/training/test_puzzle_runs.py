@@ -89,6 +89,7 @@ def test_evaluate_and_analyze_score_what_training_scored(puzzles: Any, capsys: A
     capsys.readouterr()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["ar", "looped"])
 def test_controls_have_the_same_size_and_data(puzzles: Any, model: str) -> None:
     results = train(puzzles(f"model={model}", "budget.steps=2", "eval_every=2"))
@@ -97,6 +98,7 @@ def test_controls_have_the_same_size_and_data(puzzles: Any, model: str) -> None:
     assert results["parameters"] == trm.n_parameters()
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_the_uninterrupted_one(puzzles: Any) -> None:
     same = ("model=trm", "schedule=constant")
     whole = train(puzzles(*same, folder="whole"))
