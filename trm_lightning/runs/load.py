@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from hydra.utils import instantiate
+from omegaconf import OmegaConf
 
 from trm_lightning.data import Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
@@ -47,7 +48,7 @@ class LoadedRun:
     @property
     def is_puzzle(self) -> bool:
         """Whether the model was trained on puzzles, which are no text to continue or to score."""
-        return self.config.data.get("puzzle_size") is not None
+        return OmegaConf.select(self.config, "data.puzzle_size") is not None
 
 
 def load_run(

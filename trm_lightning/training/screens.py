@@ -92,7 +92,7 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
 
 def _use(results: dict[str, Any], folder: Path, trust: list[str]) -> tuple[str, str]:
     """Return the command that does with a model what it was trained for."""
-    if is_puzzle_score(next(iter(results["final"].values()))):
+    if any(map(is_puzzle_score, results["final"].values())):
         meaning = "puzzles solved after each number of refinements"
         return shell_command("analyze", f"run={folder}", *trust), meaning
     return shell_command("generate", f"run={folder}", "prompt=", *trust), "write text"
