@@ -64,7 +64,7 @@ format: $(STAMP) ## rewrite the files in the project's style
 	$(BIN)/ruff format .
 
 check-docs: $(STAMP) ## check the commands and links of README.md and docs/ (long commands are only composed)
-	$(BIN)/python tests/readme_commands.py README.md docs
+	OMP_NUM_THREADS=1 $(BIN)/python tests/readme_commands.py README.md docs
 
 audit-lock: ## look for known vulnerabilities in requirements.lock (asks PyPI, through pip-audit)
 	$(PYTHON) -m venv $(VENV)/pip-audit

@@ -1,8 +1,8 @@
 """Check the documentation: its commands run, and its links lead somewhere.
 
 Each block of ```bash or ```python is run as it stands, in the order of its page, in a scratch
-folder of the page's own that has the repository's files but not its outputs/. A comment on the line
-before a block changes that:
+folder of the page's own that has the repository's files but not its outputs/; two pages at a time.
+A comment on the line before a block changes that:
 
     <!-- long -->   too long to run here: commands of this package are composed and checked, make
                     targets are looked up (make -n), Python is compiled, and nothing is run
@@ -14,6 +14,7 @@ Usage: python tests/readme_commands.py README.md docs
 """
 
 import contextlib
+import multiprocessing
 import os
 import re
 import shlex
@@ -31,6 +32,7 @@ from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import Call, check_call
 from trm_lightning.errors import UserError
 
+N_PAGES = 2  # checked at a time
 REPOSITORY = Path(__file__).resolve().parent.parent
 BLOCK = re.compile(
     r"(?:<!-- (?P<mark>\w+) -->\n)?```(?P<language>bash|python)\n(?P<text>.*?)```", re.DOTALL
@@ -179,8 +181,15 @@ def _check_command(name: str, arguments: list[str]) -> str | None:
 
 def main(given: Iterable[str]) -> int:
     """Check pages; return the exit status: 1 where anything is wrong."""
-    resolvers.register()
-    return int(sum(map(check, pages(given))) > 0)
+    longest_first = sorted(pages(given), key=_n_run, reverse=True)
+    with multiprocessing.Pool(N_PAGES, resolvers.register) as pool:
+        return int(sum(pool.imap_unordered(check, longest_first)) > 0)
+
+
+def _n_run(page: Path) -> int:
+    """Return how many blocks of a page are run."""
+    blocks = BLOCK.finditer(page.read_text(encoding="utf-8"))
+    return sum(block["mark"] is None for block in blocks)
 
 
 if __name__ == "__main__":

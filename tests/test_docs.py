@@ -63,7 +63,7 @@ Check = Callable[[str], tuple[int, str]]
 
 @pytest.fixture
 def check(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Check:
     """Check a page of this text, beside another page; returns the exit status and the output."""
     (tmp_path / "other.md").touch()
@@ -71,7 +71,7 @@ def check(
 
     def checked(text: str) -> tuple[int, str]:
         (tmp_path / "page.md").write_text(text)
-        return readme_commands.main([str(tmp_path / "page.md")]), capsys.readouterr().out
+        return readme_commands.main([str(tmp_path / "page.md")]), capfd.readouterr().out
 
     return checked
 

@@ -82,6 +82,7 @@ def test_memory_of_a_step_is_measured_in_a_process_of_its_own(cfg: DictConfig) -
     assert found is not None and 4 * head < found < 2**28  # a plain loss holds logits of 2**28
 
 
+@pytest.mark.slow
 def test_start_of_a_real_run_is_measured(cfg: DictConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     tiny = ["data.corpus.train_words=3000", "+data.corpus.val_words=600", "model.width=8"]
     monkeypatch.setattr(runs, "_data_overrides", lambda: tiny)

@@ -106,7 +106,8 @@ def test_sweep_that_completes_exits_with_0_and_jobs_leak_nothing(project: Path, 
 
 
 @pytest.mark.parametrize(
-    "launcher", ["joblib", "submitit_local", pytest.param("ray", marks=pytest.mark.slow)]
+    "launcher",
+    ["joblib", *(pytest.param(name, marks=pytest.mark.slow) for name in ("submitit_local", "ray"))],
 )
 def test_sweeps_by_other_launchers_share_one_folder(project: Path, launcher: str) -> None:
     """In processes of their own, which must not make folders by their own clocks and ids."""

@@ -26,6 +26,7 @@ def shorter(model: LanguageModel, scores: torch.Tensor, tokens: torch.Tensor) ->
     return bool(torch.allclose(own, scores[:, :5], atol=1e-5))
 
 
+@pytest.mark.slow
 def test_torch_export_scores_as_the_model(tmp_path: Path) -> None:
     model = trm(chunk_size=2)
     assert write_graph("torch_export", model, tmp_path) <= 1e-5
