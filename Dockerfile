@@ -2,8 +2,8 @@
 #   docker build -t trm .
 # For CUDA, with NVIDIA's container toolkit on the host:
 #   docker build -t trm --build-arg TORCH_BACKEND=cu130 . && docker run --gpus all trm …
-# Runs go to /work/outputs:
-#   docker run --rm -v "$PWD/outputs:/work/outputs" trm trm-train model=ar debug=fast
+# Runs go to /trm/outputs:
+#   docker run --rm -v "$PWD/outputs:/trm/outputs" trm trm-train model=ar debug=fast
 FROM python:3.13-slim
 
 # Which torch: cpu, or CUDA's version such as cu130. torch's wheels bring CUDA's libraries along.
@@ -19,7 +19,7 @@ COPY conf conf
 COPY trm_lightning trm_lightning
 RUN uv pip install --system --no-cache --no-deps --no-build-isolation .
 
-RUN useradd --create-home trm && mkdir -p /work/outputs && chown -R trm /work
+RUN useradd --create-home trm && mkdir -p /trm/outputs && chown -R trm /trm
 USER trm
-WORKDIR /work
+WORKDIR /trm
 CMD ["trm-train", "--help"]
