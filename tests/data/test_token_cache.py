@@ -167,13 +167,18 @@ def test_the_next_build_removes_what_killed_builders_left(text_file):
 
 
 def test_a_good_cache_is_opened_without_a_lock(text_file, monkeypatch):
-    ready(module(text_file))
+    locked = []
+    build = token_cache.building
 
-    def no_lock(folder):
-        raise AssertionError("a lock was taken")
+    def noted(folder):
+        locked.append(folder)
+        return build(folder)
 
-    monkeypatch.setattr(token_cache, "building", no_lock)
+    monkeypatch.setattr(token_cache, "building", noted)
     ready(module(text_file))
+    assert len(locked) == 1  # for the first, which builds it
+    ready(module(text_file))
+    assert len(locked) == 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
