@@ -12,9 +12,9 @@ The command line is ``python -m trm_lightning.train --help`` and its like.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trm_lightning.api import Run, audit, load_run, train
+    from trm_lightning.api import Run, audit, audit_masked, load_run, new_model, train
 
-__all__ = ["Run", "audit", "load_run", "train"]
+__all__ = ["Run", "audit", "audit_masked", "load_run", "new_model", "train"]
 
 
 def __getattr__(name: str) -> Any:

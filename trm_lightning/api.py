@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
@@ -17,18 +18,20 @@ from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import merge
 from trm_lightning.cli.resumed_config import resumed_config
 from trm_lightning.cli.schema import SCHEMAS
-from trm_lightning.data import EvalWindows
+from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
+from trm_lightning.leakage.masked import audit_masked
 from trm_lightning.leakage.text_audit import audit_text as audit
+from trm_lightning.models import LanguageModel
 from trm_lightning.runs import load
 from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 
-__all__ = ["Run", "audit", "load_run", "train"]
+__all__ = ["Run", "audit", "audit_masked", "load_run", "new_model", "train"]
 
 Ids = Sequence[int] | np.ndarray | Tensor
 
@@ -141,6 +144,29 @@ def load_run(
     """
     loaded = load.load_run(run, load.find_device(device), trust=trust)
     return Run(**{field.name: getattr(loaded, field.name) for field in fields(loaded)})
+
+
+def new_model(overrides: Sequence[str] = ()) -> LanguageModel:
+    """Build an untrained model, as ``trm-audit`` does.
+
+    Args:
+        overrides: those of the command line, such as ``["model=trm", "data=shakespeare_word"]``.
+
+    Raises:
+        UserError: for anything that the user can mend.
+    """
+    resolvers.register()
+    call = Call("audit", conf_dir(), "audit", None, multirun=False)
+    with composer(call) as composed:
+        cfg = compose_or_explain(composed, list(overrides))
+        with open_dict(cfg):
+            cfg.pop("hydra", None)
+        check_config(cfg, SCHEMAS["audit"], call.help_hint)
+    torch.manual_seed(cfg.seed)
+    data: TextDataModule = instantiate(cfg.data)
+    data.prepare_data()
+    data.setup()
+    return load.build_model(cfg.model, data.tokenizer).eval()
 
 
 def train(overrides: Sequence[str] = ()) -> Run:

@@ -1,6 +1,7 @@
 """Does a model see the answer? ``python -m trm_lightning.audit run=outputs/…`` or ``model=trm``."""
 
 import sys
+from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
@@ -18,17 +19,28 @@ def main(cfg: DictConfig) -> float:
     Examples:
         trm-audit run=outputs/2025-01-31/12-00-00_builtin_word_trm_1a2b3c
         trm-audit model=trm data=shakespeare_word model.factorization=parallel
-        trm-audit model=leaky_chunk_mask
+        trm-audit model=leaky_chunk_mask report=audit_report
         trm-audit run=outputs/… json=audit.json
         trm-audit scorer=my_module:function data=shakespeare_word
+        trm-audit program='./my_scorer --fast' ids=ids.json vocab_size=50257
+        trm-audit transformers=path/to/model text=some_text.txt
         trm-audit --multirun model=ar,trm
     """
     from trm_lightning.leakage.command import audit_command
 
-    n_failed = audit_command(cfg)
-    if n_failed and HydraConfig.get().mode == RunMode.RUN:
+    audited = audit_command(cfg)
+    hydra = HydraConfig.get()
+    if cfg.report is not None:
+        from trm_lightning.cli.printed import shell_command
+        from trm_lightning.reports.audit import write_audit
+
+        pages = write_audit(
+            audited, Path(cfg.report), shell_command("audit", *hydra.overrides.task)
+        )
+        print("\n".join(f"Written to {page}" for page in pages))
+    if audited.n_failed and hydra.mode == RunMode.RUN:
         sys.exit(1)
-    return float(n_failed)
+    return float(audited.n_failed)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,7 @@ import pytest
 from conftest import Configure
 
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation.command import open_data
-from trm_lightning.runs.load import LoadedRun, load_run
+from trm_lightning.runs.load import LoadedRun, load_run, open_data
 from trm_lightning.training.fit import train
 
 

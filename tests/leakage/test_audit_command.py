@@ -40,7 +40,7 @@ def audit_config(*overrides: str) -> DictConfig:
 
 @pytest.mark.parametrize("model", ["ar", "looped", "trm"])
 def test_models_pass_as_they_are_configured(model: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit_command(audit_config(f"model={model}", *DATA, *NET)) == 0
+    assert audit_command(audit_config(f"model={model}", *DATA, *NET)).n_failed == 0
     shown = capsys.readouterr().out
     assert "untrained, on builtin_word" in shown
     assert "All checks passed." in shown and "✗" not in shown
@@ -56,7 +56,7 @@ def test_controls_fail_as_they_are_configured(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "audit.json"
-    assert audit_command(audit_config(f"model={model}", *DATA, *NET, f"json={report}")) > 0
+    assert audit_command(audit_config(f"model={model}", *DATA, *NET, f"json={report}")).n_failed > 0
     shown = capsys.readouterr().out
     assert "NOT A LIKELIHOOD" in shown and "✗ suffix_perturbation" in shown
     content = json.loads(report.read_text())
@@ -76,7 +76,10 @@ def test_a_trained_run_is_audited_on_its_own_data(
     cfg = configure("model=ar", "data=builtin_char")  # its tokenizer loses nothing
     train(cfg)
     capsys.readouterr()
-    assert audit_command(audit_config(f"run={cfg.run_dir}", "train_steps=0", "device=cpu")) == 0
+    assert (
+        audit_command(audit_config(f"run={cfg.run_dir}", "train_steps=0", "device=cpu")).n_failed
+        == 0
+    )
     shown = capsys.readouterr().out
     assert "best.ckpt, step" in shown
     assert "✓ entropy_floor" in shown

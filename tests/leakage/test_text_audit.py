@@ -176,10 +176,10 @@ def test_the_command_audits_a_function_of_the_users_own(
     module: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ids = ["ids=ids.json", f"vocab_size={V}"]
-    assert audit_command(audit_config("scorer=scoring_of_mine:honest", *ids)) == 0
+    assert audit_command(audit_config("scorer=scoring_of_mine:honest", *ids)).n_failed == 0
     assert "All checks passed." in capsys.readouterr().out
     ids = ["ids=ids.npy", f"vocab_size={V}", "json=out.json"]
-    assert audit_command(audit_config("scorer=scoring_of_mine:knows", *ids)) > 0
+    assert audit_command(audit_config("scorer=scoring_of_mine:knows", *ids)).n_failed > 0
     content = json.loads((module / "out.json").read_text())
     assert "printed_scores" in content["failed"]["scoring_of_mine:knows"]
 
@@ -190,7 +190,7 @@ def test_the_command_takes_ids_and_tokens_of_a_data_set(
     own = "def own_words(ids):\n    return 9.0 - (ids > 2) * 1.0\n"
     (module / "scoring_of_words.py").write_text(own)
     scorer = "scorer=scoring_of_words:own_words"
-    assert audit_command(audit_config(scorer, "seconds=0.2", *SHORT_PLAY)) > 0
+    assert audit_command(audit_config(scorer, "seconds=0.2", *SHORT_PLAY)).n_failed > 0
     assert "scoring_of_words:own_words on builtin_word" in capsys.readouterr().out
 
 

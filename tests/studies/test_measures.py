@@ -10,11 +10,10 @@ from conftest import Configure
 from matplotlib.figure import Figure
 
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation.command import open_data
 from trm_lightning.models import AR, LanguageModel
 from trm_lightning.reports.colors import series_styles
 from trm_lightning.reports.studies import study_section
-from trm_lightning.runs.load import load_run
+from trm_lightning.runs.load import load_run, open_data
 from trm_lightning.studies import probes
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.measures import MEASURES, measure_all, measured

@@ -22,7 +22,6 @@ from trm_lightning.analysis.puzzles import analyze_puzzles
 from trm_lightning.data import EvalWindows, PuzzleDataModule, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
-from trm_lightning.evaluation.command import open_data
 from trm_lightning.evaluation.metrics import MEANINGS, safe_exp
 from trm_lightning.files import make_folder, write_json
 from trm_lightning.models import LanguageModel
@@ -30,7 +29,7 @@ from trm_lightning.reports.analysis_figures import analysis_figures
 from trm_lightning.reports.plots import save_figure
 from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.runs.environment import environment
-from trm_lightning.runs.load import LoadedRun, find_device, load_run
+from trm_lightning.runs.load import LoadedRun, find_device, load_run, open_data
 
 FOLDER = "analysis"
 N_HEAT_MAP_TOKENS = 8

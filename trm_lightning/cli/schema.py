@@ -174,10 +174,14 @@ class AuditConfig:
     split: str
     train_steps: int
     scorer: str | None
+    program: str | None
+    transformers: str | None
     ids: str | None
     vocab_size: int | None = field(metadata=COUNT)
+    text: str | None
     seconds: float
     json: str | None
+    report: str | None
     seed: int = field(metadata=SEED)
     trust: list[str] | str
     device: str

@@ -2,19 +2,17 @@
 
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.data import EvalWindows, TextDataModule
-from trm_lightning.errors import UserError
+from trm_lightning.data import EvalWindows
 from trm_lightning.evaluation.likelihood import sum_windows
 from trm_lightning.evaluation.metrics import described, score_lines
 from trm_lightning.evaluation.tasks import new_sum, scorers_of
 from trm_lightning.files import write_json
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.environment import environment
-from trm_lightning.runs.load import LoadedRun, find_device, load_run
+from trm_lightning.runs.load import find_device, load_run, open_data
 
 
 def evaluate(cfg: DictConfig) -> dict[str, Any]:
@@ -66,23 +64,3 @@ def _mean_depth(model: LanguageModel, windows: EvalWindows) -> float | None:
     device = next(model.parameters()).device
     depths = [model.depths(tokens.to(device), first) for tokens, first in windows]
     return sum(int(d.sum()) for d in depths) / sum(d.numel() for d in depths)
-
-
-def open_data(run: LoadedRun) -> TextDataModule:
-    """Open the data that a run was trained on.
-
-    Raises:
-        UserError: when they are not the same any more.
-    """
-    data: TextDataModule = instantiate(run.config.data)
-    data.prepare_data()
-    data.setup()
-    trained_on = run.facts["data_fingerprint"], run.facts["ids_digest"]
-    if (data.fingerprint, data.ids_digest) != trained_on:
-        raise UserError(
-            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, ids "
-            f"{data.ids_digest}; trained on {' and '.join(trained_on)}); scores would not be "
-            "comparable.",
-            "Put the text back that the run was trained on.",
-        )
-    return data

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from trm_lightning.errors import UserError
-from trm_lightning.leakage.text_audit import TextScorer
+from trm_lightning.leakage.text_probe import TextScorer
 
 
 def load_function(name: str) -> TextScorer:

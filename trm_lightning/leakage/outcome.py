@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from trm_lightning.leakage.example import Example
 from trm_lightning.leakage.window import Finding
 
 # What makes a number a perplexity, and what each condition means.
@@ -44,8 +45,14 @@ PUZZLE_CHECKS = {
                          " on"),
     "each_puzzle_once": ("counted once", "evaluation shows each puzzle of the split once"),
 }  # fmt: skip
-_ALL = CHECKS | PUZZLE_CHECKS
-SUSPICIONS = {"training_gap"}  # what these find may have an innocent reason
+# Those of masked models, beside the checks above that are asked of them too.
+MASKED_CHECKS = {
+    "hidden_tokens": ("causal", "no prediction of a hidden token moves with a hidden token"),
+    "claimed_bound": ("plausible", "the nats that are claimed are no fewer than those of the tokens"
+                      " revealed in random orders"),
+}  # fmt: skip
+_ALL = CHECKS | PUZZLE_CHECKS | MASKED_CHECKS
+SUSPICIONS = {"training_gap", "claimed_bound"}  # what these find may have an innocent reason
 
 
 @dataclass(frozen=True)
@@ -53,12 +60,13 @@ class Check:
     """The outcome of one check.
 
     Attributes:
-        name: a key of CHECKS or PUZZLE_CHECKS.
+        name: a key of CHECKS, PUZZLE_CHECKS or MASKED_CHECKS.
         passed: None where the check does not apply to the model, or has a suspicion only.
         detail: what was found wrong, or why it does not apply; else what passing means.
         position: of the first offending token of its window; of the split for
             ``each_token_once``.
         suspicious: something looks too good to be true, and nothing is proven.
+        example: a short text that shows what was found, where there is one.
     """
 
     name: str
@@ -66,6 +74,7 @@ class Check:
     detail: str
     position: int | None = None
     suspicious: bool = False
+    example: Example | None = None
 
     @classmethod
     def of(cls, name: str, finding: Finding | None) -> "Check":
@@ -74,7 +83,7 @@ class Check:
             return cls(name, True, _ALL[name][1])
         if name in SUSPICIONS:
             return cls(name, None, finding.detail, finding.position, suspicious=True)
-        return cls(name, False, finding.detail, finding.position)
+        return cls(name, False, finding.detail, finding.position, example=finding.example)
 
     @property
     def condition(self) -> str:
@@ -163,5 +172,11 @@ class Audit:
     def from_dict(cls, stored: Mapping[str, Any]) -> "Audit":
         """Return what :meth:`as_dict` was made of."""
         keys = ("name", "passed", "detail", "position", "suspicious")
-        checks = [Check(**{key: check[key] for key in keys}) for check in stored["checks"]]
+        checks = [
+            Check(
+                **{key: check[key] for key in keys},
+                example=Example.from_dict(check.get("example")),
+            )
+            for check in stored["checks"]
+        ]
         return cls([check for check in checks if check.name in _ALL])

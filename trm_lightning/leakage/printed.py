@@ -8,13 +8,16 @@ Shapes: B windows, T tokens, n scored tokens, V vocabulary.
 """
 
 import copy
+import dataclasses
 import functools
 from collections.abc import Container
 
 import torch
 from torch import Tensor
 
+from trm_lightning.leakage.example import Example
 from trm_lightning.leakage.scores import device_of, rewinder
+from trm_lightning.leakage.shorten import shortest_move
 from trm_lightning.leakage.window import (
     Finding,
     exact_tolerance,
@@ -95,7 +98,11 @@ class CallWatch:
         if changed_by_call is not None:
             detail = f"scoring changes the model's {changed_by_call}"
             self._keep(name, "history", Finding(detail))
-        self._keep(name, "normalised", sums_to_one(printed, first))
+        finding = sums_to_one(printed, first)
+        if finding is not None and "normalised" not in self.findings.get(name, {}):
+            example = _sum_example(before, name, tokens, finding)
+            finding = dataclasses.replace(finding, example=example)
+        self._keep(name, "normalised", finding)
         compiled = any(m._compiled_call_impl is not None for m in self.model.modules())
         if not compiled:
             self._perturb(name, before, tokens, first, printed)
@@ -128,13 +135,50 @@ class CallWatch:
             self._keep(name, "batch_neighbours", Finding(detail, first + column))
         else:
             detail = f"{moves} with the tokens from {int(rows[row])} on"
-            self._keep(name, "printed_scores", Finding(detail, first + column))
+            example = None
+            if "printed_scores" not in self.findings.get(name, {}):
+                example = _example(before, name, tokens[row], others[row], first, len(tokens))
+            self._keep(name, "printed_scores", Finding(detail, first + column, example))
 
     def _keep(self, name: str, check: str, finding: Finding | None) -> None:
         """Keep the first finding of a check."""
         found = self.findings.setdefault(name, {})
         if finding is not None:
             found.setdefault(check, finding)
+
+
+def _example(
+    model: LanguageModel, name: str, ids: Tensor, other: Tensor, first: int, n_rows: int
+) -> Example | None:
+    """Shorten a change of a window (T,): alone and from its beginning, if it shows there.
+
+    Else as it was scored: from ``first`` on, in a batch of ``n_rows``.
+    """
+    for start, rows in dict.fromkeys(((0, 1), (first, 1), (0, n_rows), (first, n_rows))):
+
+        def score(ids: Tensor, start: int = start, rows: int = rows) -> Tensor:
+            if len(ids) <= start:
+                return torch.zeros(len(ids), model.vocab_size)
+            scored = twin(model).scorers()[name](ids.repeat(rows, 1), start)[0]
+            return torch.cat((scored.new_zeros(start, scored.shape[1]), scored))
+
+        example = shortest_move(score, ids, other, exact_tolerance(model))
+        if example is not None:
+            return dataclasses.replace(example, first=start, n_rows=rows)
+    return None
+
+
+def _sum_example(
+    model: LanguageModel, name: str, tokens: Tensor, finding: Finding
+) -> Example | None:
+    """Return a row of ``tokens`` (B, T), up to the finding, whose probabilities sum wrongly."""
+    assert finding.position is not None
+    rows = tokens[:, : finding.position + 1]
+    for row in rows:
+        scored = twin(model).scorers()[name](row[None], 0)[:, -1:]
+        if sums_to_one(scored, 0) is not None:
+            return Example("sum", tuple(row.tolist()), finding.position)
+    return None
 
 
 def twin(model: LanguageModel) -> LanguageModel:

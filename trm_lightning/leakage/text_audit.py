@@ -5,8 +5,8 @@ Shapes: N tokens of the text, V vocabulary.
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,70 +17,16 @@ from trm_lightning.errors import UserError
 from trm_lightning.leakage.held_out import below_floor
 from trm_lightning.leakage.outcome import Audit
 from trm_lightning.leakage.printed import SUM_TOLERANCE, changed, sums_to_one
+from trm_lightning.leakage.shorten import shortest_move
+from trm_lightning.leakage.text_probe import Decoder, TextProbe, TextScorer
 from trm_lightning.leakage.window import Finding, first_position, generator, moved
 
 Ids = Sequence[int] | np.ndarray | Tensor
-TextScorer = Callable[[Tensor], Tensor]  # ids (N,) -> log-probabilities or nats (N,), or (N, V)
 N_TOKENS = 512  # of the text that are used
 N_PREFIXES = 8
 SHORT = 32  # tokens before the one whose probabilities are summed
 CLOSE = 1e-3  # of scores of texts of different lengths
-CONTEXT = 8  # tokens around an offending one that are shown
 SHARES = {"causal": 0.6, "normalised": 0.3}  # of the seconds
-
-
-@dataclass
-class TextProbe:
-    """A scoring function and the text it is tried on.
-
-    Attributes:
-        function: maps ids (N,) to log-probabilities or nats (N,), or log-probabilities (N, V).
-            Where it keeps a state, it has a method ``reset`` that begins a new text.
-        vocab_size: V.
-        ids: (N,) the text.
-        decode: maps ids to text for a reader.
-        seconds: of processor time, about.
-        gives_nats: whether scores (N,) are nats, not log-probabilities.
-        tried: what was tried, by check.
-    """
-
-    function: TextScorer
-    vocab_size: int
-    ids: Tensor
-    decode: Callable[[list[int]], str]
-    seconds: float
-    gives_nats: bool = False
-    tried: dict[str, str] = field(default_factory=dict)
-
-    def scores(self, ids: Tensor) -> Tensor:
-        """Score a text from its beginning, (N,) or (N, V)."""
-        reset = getattr(self.function, "reset", None)
-        if callable(reset):
-            reset()
-        found = torch.as_tensor(self.function(ids.clone())).detach().cpu()
-        return found.double() if found.dtype == torch.float64 else found
-
-    def log_probs(self, ids: Tensor) -> Tensor:
-        """Return the log-probability of each token, (N,), in float64."""
-        found = self.scores(ids).double()
-        if found.ndim == 2:
-            return found.gather(1, ids[:, None])[:, 0]
-        return -found if self.gives_nats else found
-
-    def shown(self, position: int) -> str:
-        """Return the text around a position, the token marked."""
-        ids = self.ids.tolist()
-        before = self.decode(ids[max(0, position - CONTEXT) : position])
-        after = self.decode(ids[position + 1 : position + 1 + CONTEXT])
-        return f"{before} »{self.decode([ids[position]])}« {after}"
-
-    def until(self, share: float, items: Iterable[int]) -> Iterator[int]:
-        """Yield items until their share of the seconds is over; at least one."""
-        end = time.process_time() + share * self.seconds
-        for i, item in enumerate(items):
-            if i and time.process_time() > end:
-                return
-            yield item
 
 
 def audit_text(
@@ -88,7 +34,7 @@ def audit_text(
     *,
     vocab_size: int,
     text: Ids,
-    decode: Callable[[list[int]], str] | None = None,
+    decode: Decoder | None = None,
     entropy: float | None = None,
     seconds: float = 30.0,
 ) -> Audit:
@@ -102,16 +48,12 @@ def audit_text(
         text: ids of a text, the first 512 of which are used.
         decode: maps ids to text, to show where a score moves; None shows ids.
         entropy: nats per token that the text holds at least, where that is known.
-        seconds: of processor time to spend, about; changes of the text are tried until then.
+        seconds: to spend, about; changes of the text are tried until then.
 
     Raises:
         UserError: for a text of fewer than 2 tokens, or ids out of the vocabulary.
     """
-    ids = torch.as_tensor(np.asarray(text, dtype=np.int64))[:N_TOKENS].clone()
-    if ids.ndim != 1 or len(ids) < 2:
-        raise UserError(f"The text must be a row of at least 2 token ids (is {tuple(ids.shape)}).")
-    if vocab_size < 2 or ids.min() < 0 or ids.max() >= vocab_size:
-        raise UserError(f"Token ids must lie in [0, vocab_size={vocab_size}).")
+    ids = checked_ids(text, vocab_size)
     show = decode or (lambda part: " ".join(map(str, part)))
     probe = TextProbe(log_probs, vocab_size, ids, show, seconds)
     once = each_token_once(probe)
@@ -136,13 +78,28 @@ def audit_text(
     ).told(probe.tried)
 
 
+def checked_ids(text: Ids, vocab_size: int) -> Tensor:
+    """Return the part of a text that is used, as int64 (N,).
+
+    Raises:
+        UserError: for a text of fewer than 2 tokens, or ids out of the vocabulary.
+    """
+    ids = torch.as_tensor(np.asarray(text, dtype=np.int64))[:N_TOKENS].clone()
+    if ids.ndim != 1 or len(ids) < 2:
+        raise UserError(f"The text must be a row of at least 2 token ids (is {tuple(ids.shape)}).")
+    if vocab_size < 2 or ids.min() < 0 or ids.max() >= vocab_size:
+        raise UserError(f"Token ids must lie in [0, vocab_size={vocab_size}).")
+    return ids
+
+
 def each_token_once(probe: TextProbe) -> Finding | None:
     """There must be as many scores as tokens, none of them above certainty."""
     n, v = len(probe.ids), probe.vocab_size
     for ids in (probe.ids, probe.ids[: n // 2]):
         shape = tuple(probe.scores(ids).shape)
         if shape not in ((len(ids),), (len(ids), v)):
-            return Finding(f"{len(ids)} tokens have scores of shape {shape}, not one each")
+            detail = f"{len(ids)} tokens have scores of shape {shape}, not one each"
+            return Finding(detail, example=probe.example("count", len(ids) - 1))
     return None
 
 
@@ -167,6 +124,7 @@ def changed_suffixes(probe: TextProbe) -> Finding | None:
                 return Finding(
                     f"its score moves with the tokens from {t} on: {probe.shown(position)}",
                     position,
+                    shortest_move(probe.scores, ids, others, 0.0),
                 )
     probe.tried["printed_scores"] = f"changed from {n_tried} of {n} positions on"
     return None
@@ -182,14 +140,17 @@ def normalised(probe: TextProbe) -> Finding | None:
     """Sum the probabilities of all tokens in the place of one, for some places of the text."""
     found = probe.scores(probe.ids)
     if found.ndim == 2:
-        return sums_to_one(found[None], 0)
+        finding = sums_to_one(found[None], 0)
+        if finding is None or finding.position is None:
+            return finding
+        return replace(finding, example=probe.example("sum", finding.position))
     if float(probe.log_probs(probe.ids).max()) > 0:
         return Finding("a probability is more than one", int(probe.log_probs(probe.ids).argmax()))
     n = len(probe.ids)
     places = list(dict.fromkeys((min(SHORT, n - 1), 0, n // 2, n - 1)))
-    start = time.process_time()
+    start = time.perf_counter()
     for i, t in enumerate(places):
-        spent = time.process_time() - start
+        spent = time.perf_counter() - start
         if i and spent * (i + 1) / i > SHARES["normalised"] * probe.seconds:
             break
         total = _sum_at(probe, t)
@@ -198,7 +159,9 @@ def normalised(probe: TextProbe) -> Finding | None:
             return None
         if abs(total - 1) > SUM_TOLERANCE:
             return Finding(
-                f"the probabilities of all tokens sum to {total:.6g}: {probe.shown(t)}", t
+                f"the probabilities of all tokens sum to {total:.6g}: {probe.shown(t)}",
+                t,
+                probe.example("sum", t),
             )
         probe.tried["normalised"] = f"summed at {i + 1} positions"
     return None
@@ -245,6 +208,7 @@ def prefixes(probe: TextProbe) -> Finding | None:
             return Finding(
                 f"its score is another one when the text ends at {t}: {probe.shown(position)}",
                 position,
+                probe.example("prefix", t, whole=True),
             )
     return None
 
@@ -259,5 +223,9 @@ def history(probe: TextProbe) -> Finding | None:
         wrong = _moved(first, scores, 0.0)
         if wrong.any():
             position = first_position(wrong)
-            return Finding(f"its score is another one {when}: {probe.shown(position)}", position)
+            return Finding(
+                f"its score is another one {when}: {probe.shown(position)}",
+                position,
+                probe.example("again", position, whole=True),
+            )
     return None

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from trm_lightning.leakage.example import Example
 from trm_lightning.leakage.scores import SEED, all_scores, device_of, eval_scores
 from trm_lightning.models import LanguageModel
 from trm_lightning.models.base import LogProbs
@@ -15,10 +16,17 @@ N_ROWS = 4  # rows of a batch where it takes several
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found wrong, and the first position of a window where it did."""
+    """What a check found wrong.
+
+    Attributes:
+        detail: in words.
+        position: the first one of a window where it did.
+        example: a short text that shows it, where one was found.
+    """
 
     detail: str
     position: int | None = None
+    example: Example | None = None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.data import PuzzleDataModule
 from trm_lightning.errors import UserError
-from trm_lightning.evaluation.command import open_data
 from trm_lightning.evaluation.metrics import headline_of, is_puzzle_score, is_sound
 from trm_lightning.evaluation.rounding import fixed, number, percent
 from trm_lightning.reports.analysis import HEAT_MAP_CAPTION, SHAPE, analysis_sections
@@ -24,7 +23,7 @@ from trm_lightning.reports.refinement_figure import refinement_figure
 from trm_lightning.reports.sample_text import sample_section
 from trm_lightning.reports.sections import LEAKS, audit_section, repeat_section, training_command
 from trm_lightning.reports.titles import run_title
-from trm_lightning.runs.load import load_run
+from trm_lightning.runs.load import load_run, open_data
 from trm_lightning.runs.results_file import read_results
 
 N_HEAT_MAP_TOKENS = 8

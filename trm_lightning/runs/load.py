@@ -13,7 +13,7 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from trm_lightning.data import Tokenizer, tokenizer_from_state
+from trm_lightning.data import TextDataModule, Tokenizer, tokenizer_from_state
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs.checkpoint_file import give_name, read_first
@@ -94,6 +94,26 @@ def load_run(
     if exit_threshold is not None:
         model = model.with_exit_threshold(exit_threshold)
     return LoadedRun(folder, file, config, model, tokenizer, facts, stored.optimizer_steps)
+
+
+def open_data(run: LoadedRun) -> TextDataModule:
+    """Open the data that a run was trained on.
+
+    Raises:
+        UserError: when they are not the same any more.
+    """
+    data: TextDataModule = instantiate(run.config.data)
+    data.prepare_data()
+    data.setup()
+    trained_on = run.facts["data_fingerprint"], run.facts["ids_digest"]
+    if (data.fingerprint, data.ids_digest) != trained_on:
+        raise UserError(
+            f"The data of {run.folder} have changed (fingerprint {data.fingerprint}, ids "
+            f"{data.ids_digest}; trained on {' and '.join(trained_on)}); scores would not be "
+            "comparable.",
+            "Put the text back that the run was trained on.",
+        )
+    return data
 
 
 def _stored(path: str | Path) -> Exported:

@@ -14,9 +14,8 @@ from trm_lightning.analysis.early_exit import score_early_exit
 from trm_lightning.data import EvalWindows, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, score_windows
-from trm_lightning.evaluation.command import open_data
 from trm_lightning.models import LanguageModel, Reading
-from trm_lightning.runs.load import LoadedRun
+from trm_lightning.runs.load import LoadedRun, open_data
 
 # A state is named by the paper's symbol, the refinement, and the latent updates in it.
 Name = tuple[str, int, int]
