@@ -12,9 +12,21 @@ The command line is ``python -m trm_lightning.train --help`` and its like.
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trm_lightning.api import Run, audit, audit_masked, load_run, new_model, train
+    from trm_lightning.api import (
+        Run,
+        audit,
+        audit_masked,
+        load_run,
+        new_model,
+        next_token_scorer,
+        train,
+    )
+    from trm_lightning.training.callbacks.leak_guard import LeakGuard, audited
 
-__all__ = ["Run", "audit", "audit_masked", "load_run", "new_model", "train"]
+__all__ = [
+    "LeakGuard", "Run", "audit", "audit_masked", "audited", "load_run", "new_model",
+    "next_token_scorer", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
@@ -23,6 +35,10 @@ def __getattr__(name: str) -> Any:
         from trm_lightning.cli.threads import bound_spinning
 
         bound_spinning()
+        if name in ("LeakGuard", "audited"):  # loads Lightning
+            from trm_lightning.training.callbacks import leak_guard
+
+            return getattr(leak_guard, name)
         from trm_lightning import api
 
         return getattr(api, name)

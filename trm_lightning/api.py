@@ -23,7 +23,9 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import safe_exp
 from trm_lightning.files import write_text
+from trm_lightning.leakage.causal_lm import next_token_scorer
 from trm_lightning.leakage.masked import audit_masked
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.leakage.text_audit import audit_text as audit
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs import load
@@ -31,7 +33,7 @@ from trm_lightning.runs.stored_config import foreign_modules
 from trm_lightning.sampling.methods import Sampler
 from trm_lightning.sampling.sample import sample
 
-__all__ = ["Run", "audit", "audit_masked", "load_run", "new_model", "train"]
+__all__ = ["Run", "audit", "audit_masked", "load_run", "new_model", "next_token_scorer", "train"]
 
 Ids = Sequence[int] | np.ndarray | Tensor
 
@@ -78,7 +80,11 @@ class Run(load.LoadedRun):
         if name is None:
             raise UserError("This model sees what it is scored on: it has no perplexity.")
         windows, device = self._windows(self.tokenizer.encode(text)), next(self.model.parameters())
-        total = score_windows(scorers[name], windows, device.device)
+        watch = CallWatch(self.model)
+        watch.begin({0, len(windows) // 2, len(windows) - 1}, turn=0)
+        total = score_windows(watch.scorers()[name], windows, device.device)
+        for check, finding in watch.findings.get(name, {}).items():
+            raise UserError(f"This is no perplexity ({check}): {finding.detail}.")
         return safe_exp(total.nats / total.tokens)
 
     def generate(

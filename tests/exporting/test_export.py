@@ -19,6 +19,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.exporting.command import export
 from trm_lightning.files import write_json
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.runs.checkpoint_file import read_checkpoint
 from trm_lightning.runs.history import drop_lines_after
 
@@ -69,7 +70,9 @@ def test_scores_are_those_of_the_weights(run: Run, folder: Path) -> None:
     """Scored again, the export has the numbers of its config; the raw weights have others."""
     content = json.loads((folder / "config.json").read_text())
     for split in ("val", "test"):
-        found = evaluate(composed("evaluate", f"run={folder}", f"split={split}", "device=cpu"))
+        found = evaluate(
+            composed("evaluate", f"run={folder}", f"split={split}", "device=cpu"), CallWatch
+        )
         recorded = content["scores"][f"{split}/ppl"]
         assert found["scores"][f"{split}/ppl"]["perplexity"] == pytest.approx(
             recorded["perplexity"], rel=1e-6

@@ -216,6 +216,18 @@ def test_a_leak_that_is_learned_late_takes_the_earlier_names_back(
     assert results["audit"]["leaks"] and not results["is_likelihood"]
 
 
+def test_what_monitors_a_score_goes_on_when_the_score_is_renamed(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leak_far_in_the_window(monkeypatch, from_step=5)
+    patience = "callbacks.early_stopping.patience=1"
+    cfg = configure("model=ar", "callbacks=early_stopping", patience, "budget.steps=16")
+    results = train(cfg)
+    assert results["audit"]["leaks"]
+    # It improves at each validation. Were the old name given up, its last value would stand still.
+    assert results["optimizer_steps"] == 16
+
+
 def test_a_resumed_run_remembers_a_leak(configure: Configure, tmp_path: Path) -> None:
     cfg = configure("model=ar", "budget.steps=4", "test=false")
     train(cfg)

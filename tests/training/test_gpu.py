@@ -18,6 +18,7 @@ from trm_lightning.cli.compose import conf_dir
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.leakage.command import audit_command
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.models import AR
 from trm_lightning.sampling.command import generate
 from trm_lightning.training import fit as training
@@ -177,7 +178,7 @@ def test_scores_and_text_of_a_run_do_not_depend_on_the_device(
     scores, written = [], []
     for device in ("cpu", "cuda"):
         run = [f"run={cfg.run_dir}", f"device={device}"]
-        scores.append(evaluate(composed("evaluate", *run))["scores"])
+        scores.append(evaluate(composed("evaluate", *run), CallWatch)["scores"])
         capsys.readouterr()
         generate(composed("generate", *run, "prompt=''", "n_tokens=20", "sampling.temperature=0"))
         written.append(capsys.readouterr().out)

@@ -12,6 +12,7 @@ from trm_lightning.analysis.command import analyze
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.reports.page import render_markdown
 from trm_lightning.reports.run import run_report
 from trm_lightning.runs.results_file import read_results
@@ -60,7 +61,9 @@ def test_evaluate_and_analyze_score_what_training_scored(puzzles: Any, capsys: A
     cfg = puzzles("model=trm", "model.halt_loss_weight=0.5", "model.n_supervision=2")
     results = train(cfg)
     run = {"run": cfg.run_dir, "trust": [], "device": "cpu"}
-    test = evaluate(DictConfig({**run, "split": "test", "stride": None, "exit_threshold": None}))
+    test = evaluate(
+        DictConfig({**run, "split": "test", "stride": None, "exit_threshold": None}), CallWatch
+    )
     assert test["scores"]["test/solved"] == results["test"]["test/solved"]
     content = analyze(
         DictConfig({

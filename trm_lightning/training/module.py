@@ -65,6 +65,7 @@ class TrainingModule(L.LightningModule):
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
         scorers: gives what is called for them; the leak audit watches these calls.
+        renamed: names that a score had before the leak audit took it away, by the name it has now.
     """
 
     runtime_arguments: ClassVar[frozenset[str]] = frozenset({"supervised_tokens", "is_puzzle"})
@@ -109,6 +110,7 @@ class TrainingModule(L.LightningModule):
         self.record: StepRecord | None = None
         self.scores: dict[str, AnyScore] = {}
         self.scorers: Callable[[], dict[str, LogProbs]] = partial(scorers_of, model, is_puzzle)
+        self.renamed: dict[str, str] = {}
         self._sums: dict[str, LikelihoodSum | PuzzleSum] = {}
 
     # Training.
@@ -260,8 +262,11 @@ class TrainingModule(L.LightningModule):
             self.ema.exchange(self.model)
         self.scores = {name: self._summed(name, total) for name, total in self._sums.items()}
         for name, score in self.scores.items():
-            # For callbacks that monitor a metric; the loggers get it against optimizer steps.
-            self.log(name, score.headline, logger=False)
+            # For callbacks that monitor a metric, by the name that they were told; the loggers get
+            # it against optimizer steps.
+            split, _, now = name.partition("/")
+            for monitored in {now, self.renamed.get(now, now)}:
+                self.log(f"{split}/{monitored}", score.headline, logger=False)
 
     def on_test_epoch_start(self) -> None:
         """As in validation."""

@@ -4,6 +4,7 @@ from trm_lightning.training.callbacks.boards import Boards
 from trm_lightning.training.callbacks.checkpoints import CheckpointFiles, Checkpoints
 from trm_lightning.training.callbacks.finite_loss import FiniteLoss
 from trm_lightning.training.callbacks.leak_audit import LeakAudit
+from trm_lightning.training.callbacks.leak_guard import LeakGuard
 from trm_lightning.training.callbacks.progress import Progress
 from trm_lightning.training.callbacks.puzzle_audit import PuzzleAudit
 from trm_lightning.training.callbacks.samples import Samples
@@ -17,6 +18,7 @@ __all__ = [
     "Checkpoints",
     "FiniteLoss",
     "LeakAudit",
+    "LeakGuard",
     "Progress",
     "PuzzleAudit",
     "Samples",

@@ -209,6 +209,7 @@ def _set_leaks(module: TrainingModule, leaks: bool) -> None:
     before = list(module.model.scorers())
     module.model.leaks = leaks
     names = dict(zip(before, module.model.scorers(), strict=True))
+    module.renamed |= {now: then for then, now in names.items() if now != then}
     renamed = {}
     for key, score in module.scores.items():
         split, _, name = key.partition("/")

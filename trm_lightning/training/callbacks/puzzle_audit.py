@@ -64,6 +64,7 @@ class PuzzleAudit(L.Callback):
         self.facts["audit"] = verdict({name: self.known})
         module.model.leaks = self.facts["audit"]["leaks"]
         if module.model.leaks:
+            module.renamed = {"copied": "solved"}
             module.scores = {
                 key.replace("/solved", "/copied"): score for key, score in module.scores.items()
             }
