@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -114,6 +115,7 @@ def save_gpt(folder: Path) -> None:
     transformers.GPT2LMHeadModel(config).save_pretrained(folder)
 
 
+@pytest.mark.slow  # needs the extra transformers
 def test_a_model_of_transformers_is_audited(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,10 +133,40 @@ def test_a_model_of_transformers_is_audited(
     assert -picked.item() == pytest.approx(loss.item(), abs=1e-5)
 
 
+@pytest.mark.slow
+def test_a_folder_that_is_no_model_of_transformers_is_named(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    with pytest.raises(UserError, match="cannot be opened"):
+        load_causal_lm(str(tmp_path))
+
+
+def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match="needs transformers"):
+        load_causal_lm("gpt2")
+
+
+class WithLogits(nn.Module):
+    """Returns its logits as models of transformers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.own = NextToken()
+
+    def forward(self, ids: Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.own(ids))
+
+
+def test_outputs_with_logits_are_read() -> None:
+    text = torch.from_numpy(TEXT)
+    assert torch.equal(next_token_scorer(WithLogits())(text), next_token_scorer(NextToken())(text))
+    pairs = next_token_scorer(lambda ids: (TABLE[ids], "more"))(text)
+    assert torch.equal(pairs, next_token_scorer(NextToken())(text))
+
+
 @pytest.mark.parametrize(
     ("overrides", "named"),
     [
-        (["transformers=no/such/model", "ids=x.json"], "cannot be"),
         (["transformers=somewhere"], "text=file.txt or on ids"),
         (["model=ar", "text=a.txt"], "goes with transformers"),
         (["program=cat", "model=ar"], "audited alone"),
