@@ -13,6 +13,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2 as hparams_pb2
 
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.runs.load import load_run
 from trm_lightning.training.fit import train
 
@@ -77,21 +78,21 @@ def test_scores_of_training_and_of_the_command_agree(
         "exit_threshold": None,
         "trust": [],
     }
-    again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}))
+    again = evaluate(OmegaConf.create({**settings, "split": "val", "stride": None}), CallWatch)
     assert again["scores"]["val/ppl"]["total_nats"] == pytest.approx(final["total_nats"], rel=1e-7)
     assert f"{final['perplexity']:.3f}" in capsys.readouterr().out
     # Any stride scores every token once; more context changes the number.
-    dense = evaluate(OmegaConf.create({**settings, "split": "val", "stride": 2}))
+    dense = evaluate(OmegaConf.create({**settings, "split": "val", "stride": 2}), CallWatch)
     assert dense["scores"]["val/ppl"]["tokens"] == final["tokens"]
     assert dense["scores"]["val/ppl"]["total_nats"] != final["total_nats"]
-    test = evaluate(OmegaConf.create({**settings, "split": "test", "stride": None}))
+    test = evaluate(OmegaConf.create({**settings, "split": "test", "stride": None}), CallWatch)
     assert test["scores"].keys() == {"test/ppl"}
     for bad in (
         {"split": "dev", "stride": None},
         {"split": "val", "stride": 17},
     ):
         with pytest.raises(UserError):
-            evaluate(OmegaConf.create({**settings, **bad}))
+            evaluate(OmegaConf.create({**settings, **bad}), CallWatch)
 
 
 def test_a_random_text_scores_no_better_than_its_vocabulary(

@@ -70,6 +70,18 @@ class CallWatch:
         """Return ``model.scorers()``, watched."""
         return {name: functools.partial(self._call, name) for name in self.model.scorers()}
 
+    def try_other_tokens(self, name: str, tokens: Tensor, first: int, printed: Tensor) -> None:
+        """Try a call with other tokens, as the turn has it.
+
+        Args:
+            name: of the scorer.
+            tokens: (B, T) of the call.
+            first: of the call.
+            printed: (B, T - first, V) what the call returned.
+        """
+        with rewinder(device_of(self.model))(), torch.no_grad():
+            self._perturb(name, twin(self.model), tokens, first, printed)
+
     def _call(self, name: str, tokens: Tensor, first: int = 0) -> Tensor:
         number = self._n_calls.get(name, 0)
         self._n_calls[name] = number + 1

@@ -59,6 +59,9 @@ def audit_text(
     once = each_token_once(probe)
     if once is not None:  # no score belongs to a token: nothing else can be said
         return Audit.of({"each_token_once": lambda: once})
+    probe.tried["each_token_once"] = f"{len(ids)} tokens" + (
+        f", {len(decode(ids.tolist()).encode()):,} bytes" if decode else ""
+    )
     given = probe.scores(ids)
     probe.gives_nats = given.ndim == 1 and float(given.sum()) > 0
     floor: Any = "the text's entropy is not known"

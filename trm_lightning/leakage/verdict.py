@@ -49,6 +49,7 @@ def audit_scores(
     entropy = floor * text.n_tokens if trained and floor is not None else None
     trained_on = data.eval_windows("train") if trained and split != "train" else None
     held_out = HeldOut(text.tokens, data.eval_windows(split), entropy, trained_on)
+    size = f"{text.counts.tokens:,} tokens, {text.counts.bytes:,} bytes"
     return {
         name: audit(
             each,
@@ -57,7 +58,7 @@ def audit_scores(
             decode=decoder(each),
             thorough=thorough,
             train_steps=train_steps,
-        )
+        ).told({"each_token_once": size})
         for name, each in zip(model.scorers(), models, strict=True)
     }
 

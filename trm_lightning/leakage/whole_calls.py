@@ -13,6 +13,7 @@ from trm_lightning.leakage.printed import CallWatch, twin
 from trm_lightning.leakage.window import N_ROWS, Finding, Probe, first_position, generator, moved
 
 MOST_TURNS = 64  # of one call: by then every position of a window has been changed from
+TURNS_BETWEEN_CALLS = 8  # until the call is made again as it is, and not only with other tokens
 N_PREFIXES = 8  # lengths that a window is cut to
 Batch = tuple[Tensor, int]  # tokens (B, T), first scored position
 
@@ -75,6 +76,9 @@ def _turns(
     printed = watch.scorers()[probe.scorer](tokens, first)
     for turn in range(1, n_turns):
         watch.begin({0}, turn)
+        if turn % TURNS_BETWEEN_CALLS:
+            watch.try_other_tokens(probe.scorer, tokens, first, printed)
+            continue
         again = watch.scorers()[probe.scorer](tokens, first)
         wrong = moved(printed, again, probe.exact)
         if wrong.any():
