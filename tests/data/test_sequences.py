@@ -1,9 +1,11 @@
-"""Parity and addition are right, and held-out puzzles are longer than those of training."""
+"""Answers of sequences are right, and held-out puzzles are longer than those of training."""
+
+from itertools import pairwise
 
 import numpy as np
 import pytest
 
-from trm_lightning.data import Addition, Parity
+from trm_lightning.data import Addition, Brackets, Multiplication, Parity
 from trm_lightning.data.sequences import SequencePuzzles
 from trm_lightning.errors import UserError
 
@@ -29,7 +31,44 @@ def test_addition_adds() -> None:
         assert set(answer[1::2]) == {"."} and len(answer[::2]) == len(question) // 2 + 1
 
 
-@pytest.mark.parametrize(("cls", "per_place"), [(Parity, 1), (Addition, 2)])
+def test_multiplication_multiplies() -> None:
+    for question, answer in halves(Multiplication(**SMALL), "test"):
+        first, second = int(question[::2][::-1]), int(question[1::2][::-1])
+        assert int(answer[::-1]) == first * second and len(answer) == len(question)
+
+
+def partners(text: str) -> set[int]:
+    """Find pairs by striking out neighbours until there are none, an independent way."""
+    left = [(i, bracket) for i, bracket in enumerate(text)]
+    found: set[int] = set()
+    while True:
+        for (i, a), (j, b) in pairwise(left):
+            if a + b in ("()", "[]"):
+                found |= {i, j}
+                left = [pair for pair in left if pair[0] not in (i, j)]
+                break
+            if b in ")]" and (a + b in ("(]", "[)") or a in ")]"):  # passed over
+                left = [pair for pair in left if pair[0] != j]
+                break
+        else:
+            if left and left[0][1] in ")]":
+                left = left[1:]
+                continue
+            return found
+
+
+def test_brackets_have_the_partners_that_striking_out_finds() -> None:
+    seen = set()
+    for text, answer in halves(Brackets(**{**SMALL, "test": 40}), "test"):
+        found = partners(text)
+        assert answer == "".join("01"[i in found] for i in range(len(text))), text
+        seen |= set(answer)
+    assert seen == {"0", "1"}
+
+
+@pytest.mark.parametrize(
+    ("cls", "per_place"), [(Parity, 1), (Brackets, 1), (Addition, 2), (Multiplication, 2)]
+)
 def test_lengths_begin_where_training_stopped(cls: type[SequencePuzzles], per_place: int) -> None:
     corpus = cls(**SMALL)
     lengths = {

@@ -172,3 +172,36 @@ def test_more_puzzles_than_there_are_are_refused() -> None:
 def test_sizes_out_of_range_are_refused(arguments: tuple[int, ...], told: str) -> None:
     with pytest.raises(UserError, match=told):
         Sudoku(*arguments)
+
+
+def boards_of(corpus: Sudoku, split: str) -> np.ndarray:
+    texts = [p[: corpus.puzzle_size].replace(".", "0") for p in corpus.puzzles(split)]
+    return np.array([[int(digit) for digit in text] for text in texts])
+
+
+def test_extra_givens_are_of_the_solution_and_make_puzzles_easier() -> None:
+    few = {"box_rows": 3, "box_columns": 3, "train": 30, "val": 2, "test": 2}
+    minimal, easy = Sudoku(**few), Sudoku(**few, extra_givens=9)
+    plain, filled = boards_of(minimal, "train"), boards_of(easy, "train")
+    assert (filled > 0).sum(axis=1).min() >= (plain > 0).sum(axis=1).min() + 9
+    assert easy.rules.has_one_solution(filled).all()
+    assert easy.rules.guesses(filled).mean() < minimal.rules.guesses(plain).mean()
+    solved = [p[81:] for p in easy.puzzles("train")]
+    for board, solution in zip(filled, solved, strict=True):
+        assert all(str(given) in ("0", cell) for given, cell in zip(board, solution, strict=True))
+
+
+def test_puzzles_can_be_asked_to_need_guesses() -> None:
+    few = {"box_rows": 3, "box_columns": 3, "train": 12, "val": 1, "test": 1}
+    hard = Sudoku(**few, least_guesses=2)
+    assert (hard.rules.guesses(boards_of(hard, "train")) >= 2).all()
+    assert (hard.rules.guesses(boards_of(Sudoku(**few), "train")) == 0).any()
+    with pytest.raises(UserError, match=r"lower \.least_guesses"):
+        Sudoku(2, 2, train=1, val=1, test=1, least_guesses=40).puzzles("train")
+
+
+def test_a_guess_is_where_singles_are_not_enough() -> None:
+    rules = Rules(2, 2)
+    empty = np.zeros((1, 16), dtype=int)
+    solved = rules.grids(1, np.random.default_rng(0))
+    assert rules.guesses(solved).tolist() == [0] and rules.guesses(empty)[0] >= 2

@@ -43,6 +43,27 @@ def test_the_blocks_run_over_the_question_with_every_cell_in_sight() -> None:
     assert torch.allclose(model.supervision_step(tokens, 6).nll, nll, atol=1e-6)
 
 
+def test_an_mlp_over_the_cells_takes_the_place_of_attention() -> None:
+    """Written out: channels of all cells, through one network."""
+    torch.manual_seed(0)
+    model = Looped(**SHAPE, n_refinements=2, mixing="mlp").eval()
+    tokens = puzzles()
+    x = model.token_embedding(tokens[:, :6]) * 16**0.5
+    h = torch.zeros_like(x)
+    for _ in range(2):
+        h = h + x
+        for block in model.layers:
+            first, second = block.mixing.mlp[0], block.mixing.mlp[3]
+            hidden = torch.einsum("bcd,kc->bkd", h, first.weight) + first.bias[:, None]
+            mixed = torch.einsum("bkd,ck->bcd", torch.nn.functional.gelu(hidden), second.weight)
+            h = block.norm_attention(h + mixed + second.bias[:, None])
+            h = block.norm_mlp(h + block.mlp(h))
+    assert torch.allclose(model.log_probs(tokens, 6), model.distribution(h), atol=1e-5)
+    assert not any("attention.qkv" in name for name in model.state_dict())
+    same = TRM(**SHAPE, n_refinements=2, n_recursions=1, mixing="mlp")
+    assert same.n_parameters() == model.n_parameters()
+
+
 def test_the_parameters_are_those_of_the_text_model() -> None:
     text = {**SHAPE, "puzzle_size": None}
     for cls, more in ((Looped, {}), (TRM, {"n_recursions": 1})):
@@ -85,6 +106,8 @@ def test_a_board_stops_as_one() -> None:
         ({"factorization": "parallel"}, "factorization=parallel is of text"),
         ({"chunk_visibility": False}, "chunk_visibility=false is of text"),
         ({"window_size": 16}, "twice puzzle_size=6"),
+        ({"mixing": "mpl"}, "attention or mlp"),
+        ({"mixing": "mlp", "puzzle_size": None}, "mixing=mlp is of puzzles"),
     ],
 )
 def test_settings_of_text_are_refused(changes: dict[str, object], told: str) -> None:

@@ -13,7 +13,8 @@ from trm_lightning.data.huggingface_tokenizer import HuggingFaceTokenizer
 from trm_lightning.data.id_tokenizer import IdTokenizer
 from trm_lightning.data.maze import Maze
 from trm_lightning.data.puzzle_corpus import PuzzleCorpus
-from trm_lightning.data.sequences import Addition, Parity
+from trm_lightning.data.puzzle_files import MazeFiles, SudokuFiles
+from trm_lightning.data.sequences import Addition, Brackets, Multiplication, Parity
 from trm_lightning.data.shakespeare import TinyShakespeare
 from trm_lightning.data.sudoku import Sudoku
 from trm_lightning.data.text_counts import TextCounts
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Addition",
     "BPETokenizer",
+    "Brackets",
     "BuiltinPlay",
     "CharacterTokenizer",
     "Corpus",
@@ -44,11 +46,14 @@ __all__ = [
     "IdTokenizer",
     "InfillingDataModule",
     "Maze",
+    "MazeFiles",
+    "Multiplication",
     "Parity",
     "PuzzleCorpus",
     "PuzzleDataModule",
     "ShardsDataModule",
     "Sudoku",
+    "SudokuFiles",
     "TextCorpus",
     "TextCounts",
     "TextDataModule",

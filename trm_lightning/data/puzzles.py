@@ -137,6 +137,8 @@ class PuzzleDataModule(TextDataModule):
         train_tokens: train on the first so many tokens only; None for all.
         eval_batch_tokens: most tokens of an evaluation batch.
         seed: of the order of training puzzles and of the copies.
+        mixing: what suits models of these boards, which read it from here: ``mlp`` where every
+            cell has a meaning of its own, as in Sudoku, else ``attention``.
         cache_dir: see :class:`TextDataModule`.
 
     Raises:
@@ -157,6 +159,7 @@ class PuzzleDataModule(TextDataModule):
         train_tokens: int | None = None,
         eval_batch_tokens: int = 16384,
         seed: int = 0,
+        mixing: str = "attention",
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
@@ -167,6 +170,7 @@ class PuzzleDataModule(TextDataModule):
         self.puzzles_source = corpus
         self.puzzle_size = puzzle_size
         self.copies = copies
+        self.mixing = mixing
         if copies < 0:
             raise UserError(f"data={self.name}: copies is {copies}; it must be at least 0.")
         size = corpus.puzzle_size

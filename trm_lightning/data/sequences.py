@@ -1,4 +1,4 @@
-"""Puzzles on a line, which ask for an algorithm: parity and addition, of several lengths.
+"""Puzzles on a line, which ask for an algorithm: parity, brackets, addition, multiplication.
 
 Training shows lengths up to one bound; validation and test show longer ones too, so that a score
 says whether what was learned goes on where training stopped.
@@ -14,6 +14,9 @@ import numpy as np
 from trm_lightning.data.corpus import SPLIT_NAMES
 from trm_lightning.data.puzzle_corpus import PuzzleCorpus, draw_distinct, key_of
 from trm_lightning.errors import UserError
+
+_PARTNERS = {"(": ")", "[": "]"}
+_CLOSING, _FITTING = 0.5, 0.8  # shares of brackets
 
 
 class SequencePuzzles(PuzzleCorpus):
@@ -126,3 +129,51 @@ class Addition(SequencePuzzles):
         question = "".join(f"{a}{b}" for a, b in zip(first, second, strict=True))
         digits = f"{total:0{length + 1}d}"[::-1]
         return question, self.empty.join(digits) + self.empty
+
+
+class Multiplication(SequencePuzzles):
+    """Two numbers of a length, their digits in turn from the last on, and their product's digits.
+
+    ``47 * 85 = 3995`` is asked as ``7548`` and answered as ``5993``, from the last digit on.
+    """
+
+    @property
+    def puzzle_size(self) -> int:
+        """See ``PuzzleCorpus``."""
+        return 2 * self.lengths[2]
+
+    def puzzle(self, length: int, random: np.random.Generator) -> tuple[str, str]:
+        """See ``SequencePuzzles``."""
+        factors = random.integers(10, size=(2, length)).tolist()
+        first, second = (sum(digit * 10**i for i, digit in enumerate(row)) for row in factors)
+        question = "".join(f"{a}{b}" for a, b in zip(*factors, strict=True))
+        return question, f"{first * second:0{2 * length}d}"[::-1]
+
+
+class Brackets(SequencePuzzles):
+    """Round and square brackets, and which of them have a partner: 1, else 0.
+
+    Read from left to right, a closing bracket is the partner of the last open one if that is of its
+    kind; else it has none and is passed over.
+    """
+
+    @property
+    def puzzle_size(self) -> int:
+        """See ``PuzzleCorpus``."""
+        return self.lengths[2]
+
+    def puzzle(self, length: int, random: np.random.Generator) -> tuple[str, str]:
+        """See ``SequencePuzzles``."""
+        text, partnered = "", ["0"] * length
+        open_: list[int] = []
+        for i in range(length):
+            if open_ and random.random() < _CLOSING:  # mostly by what fits
+                fits = _PARTNERS[text[open_[-1]]]
+                text += fits if random.random() < _FITTING else str(random.choice(list(")]")))
+            else:
+                text += str(random.choice(list("([")))
+            if text[i] in _PARTNERS:
+                open_.append(i)
+            elif text[i] == _PARTNERS[text[open_[-1]]]:
+                partnered[i] = partnered[open_.pop()] = "1"
+        return text, "".join(partnered)

@@ -4,6 +4,7 @@ Shapes: B boards, C cells.
 """
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -20,8 +21,28 @@ _AT_A_TIME = 1000  # most puzzles that are made together
 _MOST_FRUITLESS = 20  # rounds without a new puzzle: there are no more
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """How hard puzzles are to be; see :class:`Sudoku`."""
+
+    extra_givens: int = 0
+    least_guesses: int = 0
+
+    def with_extra_givens(
+        self, boards: np.ndarray, grids: np.ndarray, random: np.random.Generator
+    ) -> np.ndarray:
+        """Fill in so many empty cells of boards (B, C) from their solutions, or all of them."""
+        if not self.extra_givens:
+            return boards
+        order = np.where(boards == 0, random.random(boards.shape), 2.0)  # empty cells first
+        rank = order.argsort(axis=1).argsort(axis=1)
+        return np.where(rank < self.extra_givens, grids, boards)
+
+
 class Sudoku(PuzzleCorpus):
     """Minimal Sudoku puzzles: none has a given that its one solution does not need.
+
+    ``extra_givens`` makes them easier, ``least_guesses`` leaves easy ones out.
 
     All puzzles of all splits are different: up to symmetry, or, where ``up_to_symmetry`` is False,
     as they are written. (Of boards of 4 by 4 there are 36 minimal puzzles up to symmetry.)
@@ -33,6 +54,8 @@ class Sudoku(PuzzleCorpus):
         val: of the validation split.
         test: of the test split.
         up_to_symmetry: what counts as the same puzzle.
+        extra_givens: cells of the solution that are given beyond a minimal puzzle's.
+        least_guesses: guesses that a search with naked and hidden singles needs at least.
         seed: of the puzzles.
 
     Raises:
@@ -47,6 +70,8 @@ class Sudoku(PuzzleCorpus):
         val: int = 500,
         test: int = 1000,
         up_to_symmetry: bool = True,
+        extra_givens: int = 0,
+        least_guesses: int = 0,
         seed: int = 0,
     ) -> None:
         if min(box_rows, box_columns) < 1 or not 2 <= box_rows * box_columns <= MOST_DIGITS:
@@ -62,7 +87,14 @@ class Sudoku(PuzzleCorpus):
         self.rules = Rules(box_rows, box_columns)
         self.width = self.rules.n_digits
         self.up_to_symmetry = up_to_symmetry
+        self.wanted = Wanted(extra_givens, least_guesses)
         self.seed = seed
+        if not 0 <= extra_givens < self.rules.n_cells or least_guesses < 0:
+            raise UserError(
+                f"A Sudoku with {extra_givens} extra givens and {least_guesses} guesses is not to "
+                "be had.",
+                f"extra_givens is 0 to {self.rules.n_cells - 1}, least_guesses 0 or more.",
+            )
 
     @property
     def puzzle_size(self) -> int:
@@ -75,13 +107,14 @@ class Sudoku(PuzzleCorpus):
             "boxes": [self.rules.box_rows, self.rules.box_columns],
             "n_puzzles": self.n_puzzles,
             "up_to_symmetry": self.up_to_symmetry,
+            "wanted": asdict(self.wanted),
             "seed": self.seed,
         }
 
     def puzzles(self, split: str) -> Sequence[str]:
         """See ``PuzzleCorpus``."""
         total = sum(self.n_puzzles.values())
-        made = make_puzzles(self.rules, total, self.up_to_symmetry, self.seed)
+        made = make_puzzles(self.rules, total, self.up_to_symmetry, self.wanted, self.seed)
         i = SPLIT_NAMES.index(split)
         start = sum(self.n_puzzles[name] for name in SPLIT_NAMES[:i])
         return made[start : start + self.n_puzzles[split]]
@@ -112,8 +145,10 @@ def keys_of(
 
 
 @lru_cache(maxsize=2)  # a cache is built in several passes over the same text
-def make_puzzles(rules: Rules, n: int, up_to_symmetry: bool, seed: int) -> list[str]:
-    """Return ``n`` different minimal puzzles, each followed by its solution.
+def make_puzzles(
+    rules: Rules, n: int, up_to_symmetry: bool, wanted: "Wanted", seed: int
+) -> list[str]:
+    """Return ``n`` different puzzles, each followed by its solution.
 
     Raises:
         UserError: there are fewer.
@@ -124,7 +159,10 @@ def make_puzzles(rules: Rules, n: int, up_to_symmetry: bool, seed: int) -> list[
     fruitless = 0
     while len(made) < n:
         grids = rules.grids(min(n, _AT_A_TIME), random)
-        boards = rules.minimal_puzzles(grids, random)
+        boards = wanted.with_extra_givens(rules.minimal_puzzles(grids, random), grids, random)
+        if wanted.least_guesses:
+            hard = rules.guesses(boards) >= wanted.least_guesses
+            boards, grids = boards[hard], grids[hard]
         before = len(made)
         keys = keys_of(rules, boards, grids, up_to_symmetry)
         for key, board, grid in zip(keys.tolist(), boards, grids, strict=True):
@@ -136,7 +174,8 @@ def make_puzzles(rules: Rules, n: int, up_to_symmetry: bool, seed: int) -> list[
             raise UserError(
                 f"{n:,} different puzzles were asked for, and only {len(made):,} were found.",
                 "Lower data.corpus.train, .val and .test"
-                + (", or set data.corpus.up_to_symmetry=false." if up_to_symmetry else "."),
+                + (", set data.corpus.up_to_symmetry=false" if up_to_symmetry else "")
+                + (", or lower .least_guesses." if wanted.least_guesses else "."),
             )
     return made[:n]
 

@@ -66,13 +66,17 @@ class Rules:
     # Search.
 
     def first_solutions(
-        self, masks: np.ndarray, random: np.random.Generator | None = None
+        self,
+        masks: np.ndarray,
+        random: np.random.Generator | None = None,
+        guesses: np.ndarray | None = None,
     ) -> tuple[np.ndarray, np.ndarray]:
         """Find one solution of each board.
 
         Args:
             masks: (B, C).
             random: draws the guesses; None guesses the smallest digit.
+            guesses: (B,) integers, to which the number of guesses is added.
 
         Returns:
             Which boards have a solution, (B,), and a solution of these, (B, C), else zeros.
@@ -90,6 +94,8 @@ class Rules:
             solutions[of[solved]] = np.log2(tried[solved]).astype(np.uint8) + 1
             found[of[solved]] = True
             open_ = possible & ~single
+            if guesses is not None:
+                np.add.at(guesses, of[open_], 1)
             guessed, otherwise = self._guess(tried[open_], random)
             nodes = np.concatenate((nodes, otherwise, guessed))
             owners = np.concatenate((owners, of[open_], of[open_]))
@@ -153,6 +159,15 @@ class Rules:
         guessed[rows, cells] = bit
         otherwise[rows, cells] = left & ~bit
         return guessed, otherwise
+
+    def guesses(self, boards: np.ndarray) -> np.ndarray:
+        """Rate boards (B, C) by the guesses that the search needs for a solution, (B,).
+
+        0 means that naked and hidden singles are enough.
+        """
+        found = np.zeros(len(boards), dtype=np.int64)
+        self.first_solutions(self.masks(boards), guesses=found)
+        return found
 
     # Puzzles.
 

@@ -92,6 +92,15 @@ def puzzle_problems(
     return problems
 
 
+def mixing_problems(mixing: str, puzzle_size: int | None) -> list[str]:
+    """Return what is wrong with how positions see each other."""
+    if mixing not in ("attention", "mlp"):
+        return [f"mixing must be attention or mlp (is {mixing})"]
+    if mixing == "mlp" and puzzle_size is None:
+        return ["mixing=mlp is of puzzles; text has attention"]
+    return []
+
+
 def recursion_problems(
     n_refinements: int, n_supervision: int, backprop_depth: int, exit_threshold: float | None
 ) -> list[str]:

@@ -90,6 +90,34 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 
+class CellMixing(nn.Module):
+    """An MLP over the cells of a board, the same for all channels, in the place of attention.
+
+    Each cell has weights of its own, so that the rows, columns and boxes of a board need not be
+    found by comparing positions. From MLP-Mixer (arXiv 2105.01601); the TRM paper takes it for
+    Sudoku.
+
+    Args:
+        n_cells: C, cells of a board.
+        dropout: after the GELU and after the MLP.
+    """
+
+    def __init__(self, n_cells: int, dropout: float) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(n_cells, 4 * n_cells),
+            nn.GELU(),
+            Dropout(dropout),
+            nn.Linear(4 * n_cells, n_cells),
+            Dropout(dropout),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Mix the cells of boards (B, C, D)."""
+        mixed: Tensor = self.mlp(x.transpose(1, 2)).transpose(1, 2)
+        return mixed
+
+
 class Block(nn.Module):
     """Attention and a GELU network, each with a residual path.
 
@@ -99,13 +127,19 @@ class Block(nn.Module):
         dropout: in attention, after the GELU and after the MLP.
         norm: ``pre``, LayerNorm before each branch as in GPT-2; or ``post``, RMSNorm after each
             residual sum as in the TRM paper, which keeps a state that is fed back bounded.
+        n_cells: C, cells of a board that :class:`CellMixing` mixes; None for attention.
     """
 
-    def __init__(self, width: int, n_heads: int, dropout: float, norm: str) -> None:
+    def __init__(
+        self, width: int, n_heads: int, dropout: float, norm: str, n_cells: int | None = None
+    ) -> None:
         super().__init__()
         self.pre_norm = norm == "pre"
         self.norm_attention = make_norm(width, norm)
-        self.attention = Attention(width, n_heads, dropout)
+        if n_cells is None:
+            self.attention = Attention(width, n_heads, dropout)
+        else:
+            self.mixing = CellMixing(n_cells, dropout)
         self.norm_mlp = make_norm(width, norm)
         self.mlp = nn.Sequential(
             nn.Linear(width, 4 * width),
@@ -130,6 +164,10 @@ class Block(nn.Module):
             return x + self.mlp(self.norm_mlp(x))
         x = self.norm_attention(x + attended)
         return self.norm_mlp(x + self.mlp(x))
+
+    def mix_cells(self, x: Tensor) -> Tensor:
+        """Run a block of a board (B, C, D) that has :class:`CellMixing`, (B, C, D)."""
+        return self.finish(x, self.mixing(self._attention_input(x)))
 
     def forward(
         self,

@@ -55,6 +55,7 @@ class BoardPass:
         self.model = model
         self.inputs = inputs
         self.rotation = model.rotation(positions)
+        self.mixes_cells = model.n_cells is not None
 
     @property
     def exit_groups(self) -> Tensor:
@@ -66,7 +67,7 @@ class BoardPass:
         if add_inputs:
             h = h + self.inputs
         for block in self.model.layers:
-            h, _ = block(h, rotation=self.rotation)
+            h = block.mix_cells(h) if self.mixes_cells else block(h, rotation=self.rotation)[0]
         return h
 
     def skip(self, h: Tensor) -> None:

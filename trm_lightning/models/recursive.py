@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from trm_lightning.models.arguments import (
     chunk_problems,
     exit_problems,
+    mixing_problems,
     puzzle_problems,
     raise_problems,
     recursion_problems,
@@ -77,6 +78,8 @@ class Recursive(Transformer):
         chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
             of those sees itself and the text alone.
         puzzle_size: C, cells of the puzzles whose answers are predicted together; None for text.
+        mixing: how the cells of a puzzle see each other: by ``attention``, or by an ``mlp`` over
+            the cells, see :class:`CellMixing`. Text has attention.
         transformer: the arguments of :class:`Transformer`.
 
     Raises:
@@ -99,6 +102,7 @@ class Recursive(Transformer):
         halt_loss_weight: float = 0.0,
         chunk_visibility: bool = True,
         puzzle_size: int | None = None,
+        mixing: Literal["attention", "mlp"] = "attention",
         **transformer: Any,
     ) -> None:
         backprop_depth = n_refinements if backprop_depth is None else backprop_depth
@@ -108,8 +112,9 @@ class Recursive(Transformer):
             + puzzle_problems(
                 puzzle_size, transformer["window_size"], chunk_size, factorization, chunk_visibility
             )
+            + mixing_problems(mixing, puzzle_size)
         )
-        super().__init__(**transformer)
+        super().__init__(**transformer, n_cells=puzzle_size if mixing == "mlp" else None)
         self.n_refinements = n_refinements
         self.n_supervision = n_supervision
         self.backprop_depth = backprop_depth

@@ -31,6 +31,7 @@ class Transformer(LanguageModel):
         attention_init: of the query, key and value projections: ``normal`` (0, 0.02), or
             ``xavier`` (uniform), which ``nn.MultiheadAttention`` draws and the notes keep.
         frozen_layers: blocks from the first on that are not trained, and with them the embeddings.
+        n_cells: C, cells of a board that an MLP mixes in place of attention; None for attention.
 
     Raises:
         UserError: naming every argument that does not fit.
@@ -50,6 +51,7 @@ class Transformer(LanguageModel):
         tied_head: bool = True,
         attention_init: Literal["normal", "xavier"] = "normal",
         frozen_layers: int = 0,
+        n_cells: int | None = None,
     ) -> None:
         raise_problems(
             shape_problems(window_size, width, n_layers, n_heads, dropout)
@@ -58,16 +60,19 @@ class Transformer(LanguageModel):
         super().__init__(vocab_size, start_token, window_size)
         self.width = width
         self.norm = norm
+        self.n_cells = n_cells
         self.embedding_scale = 1.0
         self.token_embedding = nn.Embedding(vocab_size, width)
         learned = positions == "learned"
         self.position_embedding = nn.Embedding(window_size, width) if learned else None
         self.rotary = None if learned else RotaryPositions(window_size, width // n_heads)
-        self.blocks = nn.ModuleList(Block(width, n_heads, dropout, norm) for _ in range(n_layers))
+        self.blocks = nn.ModuleList(
+            Block(width, n_heads, dropout, norm, n_cells) for _ in range(n_layers)
+        )
         self.final_norm = make_norm(width, norm)
         self.head = None if tied_head else nn.Linear(width, vocab_size, bias=False)
         self.apply(_initialise)
-        if attention_init == "xavier":
+        if attention_init == "xavier" and n_cells is None:
             for block in self.layers:
                 nn.init.xavier_uniform_(block.attention.qkv.weight)
         if frozen_layers:
