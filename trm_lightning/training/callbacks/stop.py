@@ -51,8 +51,9 @@ class StopCleanly(L.Callback):
         self._stop_if_asked(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Give the signals back."""
+        """Give the signals back; stop where one came since the last batch, as in an audit."""
         self._restore()
+        self._stop_if_asked(trainer)
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
