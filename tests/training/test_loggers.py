@@ -12,8 +12,10 @@ from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
 from trm_lightning.runs.history import read_lines
+from trm_lightning.runs.results_file import read_results
 from trm_lightning.training.fit import train
 from trm_lightning.training.loggers import (
+    describe_to_loggers,
     description,
     log_numbers,
     log_picture,
@@ -39,7 +41,13 @@ def test_tensorboard_names_the_run_and_describes_every_number(configure: Configu
         assert metadata.display_name == tag and len(metadata.summary_description) > 10, tag
 
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    (tested,) = board.Scalars("test/ppl")
+    results = read_results(folder)
+    assert tested.step == results["best"]["val/ppl"]["step"]
+    assert tested.value == pytest.approx(results["test"]["test/ppl"]["perplexity"])
     for tag in tags:
+        if tag.startswith("test/"):
+            continue
         name, x = tag.removeprefix("by_tokens/"), "tokens" if tag.startswith("by_") else "step"
         expected = [(line[x], pytest.approx(line[name])) for line in lines if name in line]
         assert [(event.step, event.value) for event in board.Scalars(tag)] == expected
@@ -78,6 +86,29 @@ def test_other_loggers_get_numbers_text_and_pictures_on_one_axis(kind: type[Logg
     called = [*logger.mock_calls, *logger.experiment.mock_calls]
     assert any("to be" in str(call) for call in called)
     assert any("refinement" in str(call) for call in called)
+
+
+def test_text_in_tensorboard_is_shown_as_it_is_and_in_full(configure: Configure) -> None:
+    cfg = configure("model=ar", "logger=tensorboard", "budget.steps=4")
+    train(cfg)
+    boards = EventMultiplexer().AddRunsFromDirectory(cfg.run_dir).Reload()
+    board = boards.GetAccumulator(".")
+    (sample,) = board.Tensors("samples/text_summary")
+    lines = sample.tensor_proto.string_val[0].decode().split("\n")
+    assert all(line.startswith("    ") and len(line) <= 104 for line in lines)
+    written = (Path(cfg.run_dir) / "samples.txt").read_text().partition("---\n")[2].rstrip("\n")
+    assert len(written) > 10
+    assert "".join(line[4:] for line in lines) == written.replace("\n", "")
+
+
+def test_mlflow_gets_settings_by_their_names_on_the_command_line() -> None:
+    logger = Mock(spec=MLFlowLogger)
+    module = Mock(scorers=Mock(return_value=["ppl"]))
+    config = {"model": {"width": 16, "corpus": {"seed": 1}}, "seed": 2}
+    describe_to_loggers(Mock(loggers=[logger]), module, {"config": config})
+    logger.log_hyperparams.assert_called_once_with(
+        {"model.width": 16, "model.corpus.seed": 1, "seed": 2}
+    )
 
 
 def test_several_loggers_stand_side_by_side(configure: Configure, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A signal after the last batch: the run stops with everything saved, and goes on to its results."""
+"""A signal after the last batch: the run stops with everything saved, and can go on."""
 
 import os
 import signal

@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 from trm_lightning.cli import launch, process, screen
 from trm_lightning.cli.compose import Call, composer
 from trm_lightning.cli.config_check import check_config
+from trm_lightning.cli.overrides import of_loggers
 from trm_lightning.cli.printed import shell_command
 from trm_lightning.cli.requeue import requeue_after
 from trm_lightning.cli.resume import Resumption
@@ -109,7 +110,7 @@ def _run_in_sweep(call: Call, task: Task, cfg: DictConfig, folder: Path) -> floa
     try:
         process.silence_console()
         if requeued:
-            cfg = _resumed(call, folder)
+            cfg = _resumed(call, folder, list(hydra.overrides.task))
         if "progress" in cfg:
             cfg.progress = False
         refuse_several_devices(cfg)
@@ -152,10 +153,11 @@ def _was_stopped(folder: Path, overrides: list[str]) -> bool:
     return before["overrides"] == overrides and before["status"] in ("running", "interrupted")
 
 
-def _resumed(call: Call, folder: Path) -> DictConfig:
-    """Return the config of a stopped job, to go on with."""
+def _resumed(call: Call, folder: Path, overrides: list[str]) -> DictConfig:
+    """Return the config of a stopped job, to go on with; its overrides are this call's."""
+    run = Resumption(last_checkpoint(folder).resolve(), of_loggers(overrides), [])
     with composer(call) as composed:
-        return resumed_config(Resumption(last_checkpoint(folder).resolve(), [], []), composed)
+        return resumed_config(run, composed)
 
 
 def job_end(status: dict[str, Any]) -> str:
@@ -203,7 +205,8 @@ def _stop(stop: BaseException, folder: Path, comes_back: bool = False) -> NoRetu
         raise stop
     hint = ""
     if last_checkpoint(folder).is_file():
-        hint = f"Continue with: {shell_command('train', f'resume={folder}')}"
+        own = of_loggers(list(HydraConfig.get().overrides.task))
+        hint = f"Continue with: {shell_command('train', f'resume={folder}', *own)}"
     if comes_back and launch.rank() == 0:
         hint = requeue_after(interrupt) or hint
     say_stopped(interrupt, hint)

@@ -30,6 +30,14 @@ def merge(overrides: list[str], without: str | None = None) -> list[str]:
     return [line for key, line in last.items() if key != without]
 
 
+def of_loggers(overrides: list[str]) -> list[str]:
+    """The overrides that choose and set up loggers, the choice first."""
+    parsed = [
+        o for o in parse_overrides(overrides) if str(o.key_or_group).split(".")[0] == "logger"
+    ]
+    return [str(o.input_line) for o in sorted(parsed, key=lambda o: o.key_or_group != "logger")]
+
+
 def name_by_choices(overrides: list[str]) -> str:
     """An override that has a sweep's jobs named by what differs between them alone."""
     fixed = [o.key_or_group for o in parse_overrides(overrides) if not o.is_sweep_override()]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from trm_lightning.cli import launch
 from trm_lightning.cli.compose import Call
-from trm_lightning.cli.overrides import merge, parse_overrides
+from trm_lightning.cli.overrides import merge, of_loggers, parse_overrides
 from trm_lightning.errors import UserError
 from trm_lightning.runs.find import OUTPUTS, all_runs, find_run, last_checkpoint
 from trm_lightning.runs.stored_text import read_yaml_list
@@ -79,8 +79,8 @@ def find(call: Call, overrides: list[str]) -> Resumption | None:
     if folder is None:
         return None
     _refuse_links(folder)
-    # The run has this call's overrides already.
-    kept = [line for line in own if line.startswith("trust=")]
+    # The run has this call's overrides already; loggers are built from this call's all the same.
+    kept = [*(line for line in own if line.startswith("trust=")), *of_loggers(own)]
     return Resumption(last_checkpoint(folder).resolve(), kept, hydras)
 
 

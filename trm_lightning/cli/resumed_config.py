@@ -35,7 +35,12 @@ def resumed_config(run: Resumption, composed: Composer) -> DictConfig:
     parsed = parse_overrides(run.own)
     given: Any = next((o.value() for o in parsed if o.key_or_group == "trust"), [])
     trust = [*(given if isinstance(given, list) else [given]), *composed.call.own_targets()]
-    config = _relocated(stored_config(checkpoint["run"], file, trust), run.folder)
+    # Loggers that this call names are its own, and need no trust in the folder.
+    stored_loggers = all(o.key_or_group != "logger" for o in parsed)
+    stored = stored_config(checkpoint["run"], file, trust, stored_loggers)
+    config = _relocated(stored, run.folder)
+    if not stored_loggers:
+        config.logger = {}
     _tell_changes(config, composed, run.folder)
     for override in parsed:
         _apply(config, override, composed)

@@ -75,7 +75,7 @@ def load_run(
     """
     stored = _stored(path)
     file, facts = stored.file, stored.facts
-    config = stored_config(facts, file, trust)
+    config = stored_config(facts, file, trust, loggers=False)
     try:
         tokenizer = tokenizer_from_state(facts["tokenizer"])
         model = build_model(config.model, tokenizer)

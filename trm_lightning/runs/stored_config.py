@@ -42,7 +42,9 @@ _KEYWORDS = ("_target_", "_partial_")  # of Hydra's own, those that conf/ uses
 _PLAIN = (str, int, float, bool, type(None))
 
 
-def stored_config(run: dict[str, Any], file: Path, trust: str | Iterable[str] = ()) -> DictConfig:
+def stored_config(
+    run: dict[str, Any], file: Path, trust: str | Iterable[str] = (), loggers: bool = True
+) -> DictConfig:
     """Return the config that a checkpoint holds, checked.
 
     ``data.cache_dir`` is left out: where this machine keeps its caches, no file says.
@@ -51,6 +53,7 @@ def stored_config(run: dict[str, Any], file: Path, trust: str | Iterable[str] = 
         run: the checkpoint's description of its run.
         file: the checkpoint, for messages.
         trust: modules (with what is in them) or classes that may be built besides the package's.
+        loggers: whether the stored loggers are to be built; else they are left out.
 
     Raises:
         UserError: naming what is not plain data, or is not the package's and not trusted.
@@ -59,6 +62,8 @@ def stored_config(run: dict[str, Any], file: Path, trust: str | Iterable[str] = 
     config, tokenizer = run.get("config"), run.get("tokenizer")
     if not isinstance(config, dict) or not isinstance(tokenizer, dict):
         raise UserError(f"{file} is not a checkpoint of trm_lightning.")
+    if not loggers:
+        config = {key: value for key, value in config.items() if key != "logger"}
     for place, name in _targets(config, file):
         if not (_is_shipped(name) or _is_trusted(name, trust)):
             raise _refused(file, place, name)
@@ -71,9 +76,13 @@ def stored_config(run: dict[str, Any], file: Path, trust: str | Iterable[str] = 
     return checked
 
 
-def foreign_modules(config: Any) -> list[str]:
-    """Return the modules of a composed config's classes that are not the package's."""
-    names = (name for _, name in _targets(config, Path("config")))
+def foreign_modules(config: dict[str, Any]) -> list[str]:
+    """Return the modules to trust for opening a run: those of its classes that are its own.
+
+    Loggers are built by training alone.
+    """
+    opened = {key: value for key, value in config.items() if key != "logger"}
+    names = (name for _, name in _targets(opened, Path("config")))
     return sorted({name.rpartition(".")[0] for name in names if not _is_shipped(name)})
 
 

@@ -12,6 +12,7 @@ from typing import IO, Any
 
 import torch
 
+from trm_lightning.cli.overrides import of_loggers
 from trm_lightning.errors import UserError
 from trm_lightning.files import open_to_append
 from trm_lightning.studies.cluster import TAKEN, Cluster
@@ -106,7 +107,7 @@ def training_command(run: PlannedRun, flags: list[str]) -> list[str]:
     """Return the command that starts a run, or resumes it where it has a checkpoint."""
     command = [sys.executable, "-m", "trm_lightning.train", *flags]
     if _last_checkpoint(run.folder).is_file():
-        return [*command, f"resume={quoted(run.folder)}"]
+        return [*command, f"resume={quoted(run.folder)}", *of_loggers(run.overrides)]
     if run.folder.exists():
         shutil.rmtree(run.folder)  # nothing was saved before the first checkpoint
     return [*command, *run.overrides, f"hydra.run.dir={quoted(run.folder)}"]

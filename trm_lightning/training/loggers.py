@@ -1,5 +1,6 @@
 """TensorBoard's logger, and what each kind of logger is told of a run."""
 
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -27,6 +28,14 @@ TRAINING = {
     "lr": "Learning rate of the first group of parameters.",
     "tokens_per_second": "Tokens of training windows per second of training.",
 }
+# As many columns as a card of TensorBoard shows.
+_WRAPPER = textwrap.TextWrapper(
+    100,
+    expand_tabs=False,
+    replace_whitespace=False,
+    drop_whitespace=False,
+    break_on_hyphens=False,
+)
 LATER_STEP = "Loss in a later supervision step, of weights that were just updated on the batch."
 
 
@@ -91,12 +100,17 @@ def log_numbers(logger: Logger, values: dict[str, float], step: int, tokens: int
 def log_sample(logger: Logger, text: str, step: int) -> None:
     """Give a logger what the model writes, where it takes text."""
     if isinstance(logger, TensorBoardLogger):
-        # Indented, Markdown shows text as it is.
-        logger.experiment.add_text("samples", "    " + text.replace("\n", "\n    "), step)
+        logger.experiment.add_text("samples", _as_it_is(text), step)
     elif isinstance(logger, WandbLogger):
         logger.log_text("samples", columns=["step", "text"], data=[[str(step), text]], step=step)
     elif isinstance(logger, MLFlowLogger):
         logger.experiment.log_text(logger.run_id, text, f"samples/{step:08d}.txt")
+
+
+def _as_it_is(text: str) -> str:
+    """Return text as Markdown that shows it as it is: indented, and long lines broken."""
+    lines = [part for line in text.split("\n") for part in _WRAPPER.wrap(line) or [""]]
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def log_picture(logger: Logger, name: str, figure: Figure, step: int) -> None:
@@ -119,11 +133,13 @@ def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[
     scores = [f"val/{name}" for name in module.scorers()]
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
-            logger.log_hyperparams(facts["config"])
+            # MLflow has no levels: settings are called as on the command line.
+            flat = isinstance(logger, MLFlowLogger)
+            logger.log_hyperparams(_flat(facts["config"]) if flat else facts["config"])
         else:
             _fill_hparams(logger, facts["config"], scores)
             config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
-            logger.experiment.add_text("config", "    " + config.replace("\n", "\n    "))
+            logger.experiment.add_text("config", _as_it_is(config))
             meanings = [f"- **{name}**: {ALL_MEANINGS[name]}" for name in module.scorers()]
             logger.experiment.add_text("what the numbers mean", "\n".join(meanings))
 

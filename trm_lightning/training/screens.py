@@ -14,7 +14,11 @@ from trm_lightning.training import TrainingModule
 
 PROGRAMS = ("train.py", "trm-train")
 EVENTS = "events.out.tfevents.*"  # of TensorBoard
-FILES = ("results.json", "metrics.jsonl", "checkpoints", "samples.txt", "tokenizer.json", EVENTS)
+MLFLOW = "mlflow.db"
+FILES = (
+    "results.json", "metrics.jsonl", "checkpoints", "samples.txt", "tokenizer.json", EVENTS,
+    "metrics.csv", MLFLOW,
+)  # fmt: skip
 
 
 def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> str:
@@ -87,6 +91,10 @@ def _next_commands(results: dict[str, Any], folder: Path) -> list[str]:
     if any(folder.glob(EVENTS)):
         logs = shell_command("tensorboard.main", "--logdir", str(folder.parent))
         commands.append((logs, "curves"))
+    if (folder / MLFLOW).is_file():
+        store = f"sqlite:///{(folder / MLFLOW).absolute()}"
+        ui = shell_command("mlflow.__main__", "ui", "--backend-store-uri", store)
+        commands.append((ui, "curves, text and pictures"))
     return [f"{command}   # {meaning}" for command, meaning in commands]
 
 

@@ -113,15 +113,19 @@ class TrainLog(L.Callback):
         """Log the validation's scores."""
         module = _training_module(pl_module)
         self.validated_step = module.optimizer_steps
-        values: dict[str, float] = {}
-        for name, score in module.scores.items():
-            values |= score.logged(name)
-        if self._write(trainer, module, values):
+        if self._write(trainer, module, _logged(module)):
             shown = ", ".join(
                 f"{name} {score.headline:.4g}" for name, score in module.scores.items()
             )
             steps = f"step {module.optimizer_steps:,} of {module.total_steps:,}"
             _log.info("%s: %s (%.0f s of training)", steps, shown, self.clock.seconds)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the loggers the test's scores, at the step of the weights that were scored."""
+        module = _training_module(pl_module)
+        if trainer.is_global_zero:
+            for logger in trainer.loggers:
+                logger.log_metrics(_logged(module), step=module.optimizer_steps)
 
     def _write(self, trainer: L.Trainer, module: TrainingModule, values: dict[str, float]) -> bool:
         """Write a line, in the first process and once; return whether it did."""
@@ -157,6 +161,14 @@ class TrainLog(L.Callback):
             self._losses = list(stored["losses"])
             self._tokens_logged = stored["tokens_logged"]
             self._seconds_logged = stored["seconds_logged"]
+
+
+def _logged(module: TrainingModule) -> dict[str, float]:
+    """Return the numbers of the last validation or test, by name."""
+    values: dict[str, float] = {}
+    for name, score in module.scores.items():
+        values |= score.logged(name)
+    return values
 
 
 def _names(line: dict[str, Any]) -> tuple[Any, ...]:
