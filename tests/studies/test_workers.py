@@ -13,7 +13,7 @@ from trm_lightning.errors import Stopped, UserError, raise_stopped
 from trm_lightning.studies.plan import make_plan
 from trm_lightning.studies.run_records import read_record
 from trm_lightning.studies.training_process import training_command
-from trm_lightning.studies.workers import refuse_other_settings, train_all
+from trm_lightning.studies.workers import train_all
 
 
 def test_a_finished_run_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -170,17 +170,3 @@ def test_training_that_goes_on_alone_is_waited_for(
     assert train_all(made, end_the_other, workers=2) == {}
     assert [run.seed for run in started] == [2]
     assert "ar_seed1 is trained by another process" in capsys.readouterr().err
-
-
-def test_runs_with_other_settings_are_not_taken_for_these(tmp_path: Path) -> None:
-    made = small_plan(tmp_path)
-    make_run(
-        made.runs[0].folder,
-        1,
-        (10.0, 9.0),
-        overrides=["model=ar", "seed=1", "resume=x", "threads=3"],
-    )
-    refuse_other_settings(made)
-    make_run(made.runs[1].folder, 2, (10.0, 9.0), overrides=["model=trm", "seed=2"])
-    with pytest.raises(UserError, match=r"model=trm there, model=ar here[\s\S]*name="):
-        refuse_other_settings(made)

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from trm_lightning.cli.compose import Composer, compose_or_explain, hydra_values
+from trm_lightning.cli.differences import flat
 from trm_lightning.cli.overrides import parse_overrides
 from trm_lightning.cli.resume import Resumption, say, stored_overrides
 from trm_lightning.cli.screen import nearest
@@ -101,7 +102,7 @@ def _apply(config: DictConfig, override: Override, composed: Composer) -> None:
     else:
         known = OmegaConf.select(config, key, default=_MISSING) is not _MISSING
         if not known and not override.is_add() and not override.is_force_add():
-            settings = list(_flat(OmegaConf.to_container(config)))
+            settings = list(flat(OmegaConf.to_container(config)))
             raise UserError(f"`{line}`: the run has no setting `{key}`{nearest(key, settings)}")
         OmegaConf.update(config, key, override.value(), force_add=True)
 
@@ -111,11 +112,11 @@ def _tell_changes(config: DictConfig, composed: Composer, folder: Path) -> None:
     try:
         cfg = composed(stored_overrides(folder))
         with hydra_values(cfg):
-            today = _flat(OmegaConf.to_container(cfg, resolve=True))
+            today = flat(OmegaConf.to_container(cfg, resolve=True))
     except Exception as error:  # whatever it is, it does not matter to the run
         say(f"conf/ cannot compose this run any more ({str(error).splitlines()[0]}).")
         return
-    kept = _flat(OmegaConf.to_container(config))
+    kept = flat(OmegaConf.to_container(config))
     differing = [
         f"{key}={kept.get(key)} ({today.get(key, 'nothing')} in conf/)"
         for key in [*kept, *(key for key in today if key not in kept)]
@@ -127,13 +128,3 @@ def _tell_changes(config: DictConfig, composed: Composer, folder: Path) -> None:
             "The run goes on with its own settings, some of which conf/ and the run's overrides "
             f"would not give today: {', '.join(differing[:_N_SHOWN])}{more}."
         )
-
-
-def _flat(node: Any, before: str = "") -> dict[str, Any]:
-    """The leaves of nested settings by their dotted keys."""
-    if not isinstance(node, dict) or not node:
-        return {before: node}
-    found: dict[str, Any] = {}
-    for key, value in node.items():
-        found |= _flat(value, f"{before}.{key}" if before else str(key))
-    return found

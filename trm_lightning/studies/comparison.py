@@ -1,5 +1,6 @@
 """A comparison from its composed config to ``comparison.json`` and ``table.md``."""
 
+import sys
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from trm_lightning.studies.plan import (
     make_plan,
     training_call,
 )
+from trm_lightning.studies.run_identity import other_defaults, refuse_other_settings
 from trm_lightning.studies.run_records import Group, check_comparable, group_folders, read_record
 from trm_lightning.studies.table import render
 from trm_lightning.studies.workers import train_all
@@ -43,6 +45,7 @@ def compare(cfg: DictConfig) -> bool:
     folder = Path(HydraConfig.get().runtime.output_dir)
     given = {line.partition("=")[0] for line in HydraConfig.get().overrides.task}
     budget, cfg = budget_name(cfg), at_budget(cfg, given)
+    told = ""
     if cfg.runs:
         if (folder / "runs").exists():
             raise UserError(
@@ -55,24 +58,37 @@ def compare(cfg: DictConfig) -> bool:
         check_fit(cfg.fit, entries)
         check_measure(cfg.measure, entries)
     else:
-        launcher = HydraConfig.get().launcher
-        cfg.workers = workers_of(launcher, cfg.workers)
-        plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
-        check_measure(cfg.measure, plan.entries)
-        if cfg.parity == "parameters":
-            runs_of = {entry.name: entry.runs_of for entry in plan.entries}
-            check_same_parameters(plan.configs, runs_of[plan.baseline])
-        keep = partial(_write_planned, cfg, folder, plan, budget)
-        cluster = cluster_of(launcher, cfg.workers, folder / ".submitit")
-        failures = train_all(plan, keep, cfg.workers, cfg.progress, cluster)
+        plan, told, failures = _train(cfg, folder, budget)
         groups, baseline = groups_of(plan, failures), plan.baseline
     if cfg.measure is not None:
         ended = [record.folder for group in groups for record in group.completed]
         measure_all(cfg.measure, dict.fromkeys(ended), list(cfg.trust), cfg.progress)
-    comparison = write_comparison(cfg, folder, groups, baseline, budget)
+    comparison = write_comparison(cfg, folder, groups, baseline, budget, told)
     print("\n" + (folder / "table.md").read_text(encoding="utf-8"))
     print(f"Everything is in {folder}: comparison.json, table.md, runs/")
     return bool(comparison["status"] == "completed")
+
+
+def _train(cfg: DictConfig, folder: Path, budget: str | None) -> tuple[Plan, str, dict[Path, str]]:
+    """Train the runs that are missing.
+
+    Returns:
+        What was planned; in what the defaults of runs that were there differ from today's; and the
+        failures, see :func:`train_all`.
+    """
+    launcher = HydraConfig.get().launcher
+    cfg.workers = workers_of(launcher, cfg.workers)
+    plan = make_plan(cfg, folder, forwarded_overrides(), training_call())
+    check_measure(cfg.measure, plan.entries)
+    if cfg.parity == "parameters":
+        runs_of = {entry.name: entry.runs_of for entry in plan.entries}
+        check_same_parameters(plan.configs, runs_of[plan.baseline])
+    refuse_other_settings(plan)
+    if told := other_defaults(plan):
+        print(told, file=sys.stderr)
+    keep = partial(_write_planned, cfg, folder, plan, budget, told)
+    cluster = cluster_of(launcher, cfg.workers, folder / ".submitit")
+    return plan, told, train_all(plan, keep, cfg.workers, cfg.progress, cluster)
 
 
 def groups_of(plan: Plan, failures: dict[Path, str]) -> list[Group]:
@@ -87,7 +103,12 @@ def groups_of(plan: Plan, failures: dict[Path, str]) -> list[Group]:
 
 
 def write_comparison(
-    cfg: DictConfig, folder: Path, groups: list[Group], baseline: str, budget: str | None = None
+    cfg: DictConfig,
+    folder: Path,
+    groups: list[Group],
+    baseline: str,
+    budget: str | None = None,
+    defaults: str = "",
 ) -> dict[str, Any]:
     """Write ``comparison.json`` and ``table.md``; runs may still be missing.
 
@@ -97,6 +118,7 @@ def write_comparison(
         groups: the runs of each entry.
         baseline: name of the entry that the others are compared with.
         budget: its name, where it has one.
+        defaults: in what those of finished runs differ from today's; becomes a note.
 
     Raises:
         UserError: when the runs cannot be compared.
@@ -124,6 +146,7 @@ def write_comparison(
         "study": study,
         "notes": [
             *notes_on(groups, entries, parity, budget),
+            *([defaults] if defaults else []),
             *(study["notes"] if study else []),
             *([_PARALLEL.format(cfg.workers)] if trained_here and cfg.workers > 1 else []),
         ],
@@ -136,7 +159,12 @@ def write_comparison(
 
 
 def _write_planned(
-    cfg: DictConfig, folder: Path, plan: Plan, budget: str | None, failures: dict[Path, str]
+    cfg: DictConfig,
+    folder: Path,
+    plan: Plan,
+    budget: str | None,
+    defaults: str,
+    failures: dict[Path, str],
 ) -> None:
     """Keep the comparison up to date while it goes on."""
-    write_comparison(cfg, folder, groups_of(plan, failures), plan.baseline, budget)
+    write_comparison(cfg, folder, groups_of(plan, failures), plan.baseline, budget, defaults)

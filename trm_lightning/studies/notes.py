@@ -3,6 +3,7 @@
 from typing import Any
 
 from trm_lightning.studies.parity import TOLERANCE, parity_reached
+from trm_lightning.studies.run_identity import settings_of
 from trm_lightning.studies.run_records import Group
 
 SMOKE = "SMOKE BUDGET: the numbers say that the programs run, and nothing else."
@@ -38,6 +39,8 @@ def notes_on(
         if run["status"] != "completed"
     ]
     notes += _on_parity(entries, parity) + _on_evaluation(groups)
+    if parity is None:
+        notes += _on_settings(groups)
     if any(len(group.completed) == 1 for group in groups):
         notes.append("A mean of one seed has no interval: it cannot tell a difference from chance.")
     return notes
@@ -63,6 +66,20 @@ def _on_parity(entries: list[dict[str, Any]], parity: str | None) -> list[str]:
             notes.append(f"At parity in {kind}, as was asked: at most {most:.2f} % apart.")
         elif off:
             notes.append(f"Not equal in {kind}: {told} against the baseline.")
+    return notes
+
+
+def _on_settings(groups: list[Group]) -> list[str]:
+    """Tell of settings that conf/ had when a part of an entry's runs was trained."""
+    notes = []
+    for group in groups:
+        configs = [settings_of((record.results or {})["config"]) for record in group.completed]
+        keys = [set(config) for config in configs]
+        if uneven := sorted(set().union(*keys) - set.intersection(*keys)) if keys else []:
+            notes.append(
+                f"{group.entry.name}: a part of its runs is of another version of conf/, without "
+                f"{', '.join(uneven)}."
+            )
     return notes
 
 

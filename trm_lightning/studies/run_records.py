@@ -1,6 +1,5 @@
 """Run folders read back: results and history, and whether two runs may be compared."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.results_file import FILE, read_results
 from trm_lightning.studies.entries import Entry, compared_together
+from trm_lightning.studies.run_identity import same_but_for_seed
 
 # Facts that must agree for two perplexities to be comparable.
 _IDENTITY = {"data_fingerprint": "text, split or vocabulary", "vocab_size": "vocabulary size"}
-# Settings of a run that do not change what is trained; for the seed, see who asks.
-INCIDENTAL = {"seed", "run_dir", "resume", "progress", "logger", "threads", "checkpoint_every"}
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def group_folders(folders: list[Path]) -> list[Group]:
     Raises:
         UserError: for a folder that holds no run, or a seed that an entry would count twice.
     """
-    groups: dict[str, Group] = {}
+    groups: list[Group] = []
     for folder in folders:
         if not (folder / ".hydra").is_dir() and not (folder / FILE).is_file():
             what = "has no results" if folder.is_dir() else "does not exist"
@@ -104,18 +102,19 @@ def group_folders(folders: list[Path]) -> list[Group]:
                 f"runs: {folder} {what}.", "Give run folders, such as outputs/<day>/<run>."
             )
         record = read_record(folder)
-        key = folder.name if record.results is None else _settings(record.results)
-        if key not in groups:
-            groups[key] = Group(Entry(_free_name(record, groups.values())), [])
-        same = [r.folder for r in groups[key].records if r.seed == record.seed]
+        group = next((g for g in groups if _belong_together(g.records[0], record)), None)
+        if group is None:
+            group = Group(Entry(_free_name(record, groups)), [])
+            groups.append(group)
+        same = [r.folder for r in group.records if r.seed == record.seed]
         if same:
             raise UserError(
                 f"runs: {same[0]} and {folder} have the same settings and seed: they are one run, "
                 "and would count as two.",
                 "Give each only once.",
             )
-        groups[key].records.append(record)
-    return list(groups.values())
+        group.records.append(record)
+    return groups
 
 
 def check_comparable(groups: list[Group], baseline: str) -> None:
@@ -147,10 +146,12 @@ def _check_one_text(records: list[Record]) -> None:
             )
 
 
-def _settings(results: dict[str, Any]) -> str:
-    config = {key: value for key, value in results["config"].items() if key not in INCIDENTAL}
-    config["data"] = {key: value for key, value in config["data"].items() if key != "seed"}
-    return json.dumps(config, sort_keys=True, default=str)
+def _belong_together(first: Record, other: Record) -> bool:
+    """Return whether two runs are of one entry; an unfinished one stands alone."""
+    if first.results is None or other.results is None:
+        return first.folder == other.folder
+    configs = first.results["config"], other.results["config"]
+    return same_but_for_seed(*configs, (first.folder, other.folder))
 
 
 def _free_name(record: Record, groups: Any) -> str:

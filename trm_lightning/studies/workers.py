@@ -15,14 +15,10 @@ from typing import Any
 from omegaconf import DictConfig
 from tqdm import tqdm
 
-from trm_lightning.cli.overrides import merge, parse_overrides
-from trm_lightning.errors import UserError
 from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
-from trm_lightning.runs.stored_text import read_yaml_list
 from trm_lightning.studies.cluster import Cluster
 from trm_lightning.studies.plan import Plan, PlannedRun
-from trm_lightning.studies.run_records import INCIDENTAL
 from trm_lightning.studies.training_process import TrainingProcess, is_finished
 
 POLL_SECONDS = 1.0
@@ -41,7 +37,7 @@ def train_all(
     a run that one of them trains is left to it.
 
     Args:
-        plan: what to train.
+        plan: what to train; its folders hold no other runs, see :func:`refuse_other_settings`.
         after_each: called after each run with the failures so far.
         workers: how many runs to train at a time; they share the cores.
         progress: whether to show a bar.
@@ -55,7 +51,6 @@ def train_all(
         KeyboardInterrupt: after Ctrl-C or SIGTERM, once the runs in progress have saved.
     """
     failures: dict[Path, str] = {}
-    refuse_other_settings(plan)
     waiting = [run for run in plan.runs if not is_finished(run.folder)]
     done = len(plan.runs) - len(waiting)
     bar = tqdm(
@@ -128,38 +123,6 @@ def _on_one_device(config: DictConfig | None) -> bool:
         return False
     trainer = config.trainer
     return trainer.get("devices", 1) == 1 and trainer.get("num_nodes", 1) == 1
-
-
-def refuse_other_settings(plan: Plan) -> None:
-    """Refuse a folder whose runs were started with other settings.
-
-    Settings that change nothing about the weights may differ: each machine has its own ``threads``.
-
-    Raises:
-        UserError: naming the settings that differ.
-    """
-    for run in plan.runs:
-        file = run.folder / ".hydra" / "overrides.yaml"
-        if not file.is_file():
-            continue
-        stored = _that_matter(merge(read_yaml_list(file), without="resume"))
-        planned = _that_matter(run.overrides)
-        if stored != planned:
-            raise UserError(
-                f"{run.folder} was trained with other settings: "
-                f"{' '.join(sorted(stored - planned)) or 'none of'} there, "
-                f"{' '.join(sorted(planned - stored)) or 'none of them'} here.",
-                "Give this comparison a name of its own: name=…",
-            )
-
-
-def _that_matter(overrides: list[str]) -> set[str]:
-    incidental = INCIDENTAL - {"seed"}
-    return {
-        str(o.input_line)
-        for o in parse_overrides(overrides)
-        if o.key_or_group.partition(".")[0] not in incidental
-    }
 
 
 def _ended(started: list[TrainingProcess]) -> list[TrainingProcess]:

@@ -12,6 +12,7 @@ from omegaconf import OmegaConf
 from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, SummaryMetadata
 from torch.utils.tensorboard.summary import hparams
 
+from trm_lightning.cli.differences import flat
 from trm_lightning.evaluation.metrics import ALL_MEANINGS
 from trm_lightning.training.module import TrainingModule
 from trm_lightning.training.tensorboard_events import BY_TOKENS
@@ -134,8 +135,8 @@ def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[
     for logger in trainer.loggers:
         if not isinstance(logger, TensorBoardLogger):
             # MLflow has no levels: settings are called as on the command line.
-            flat = isinstance(logger, MLFlowLogger)
-            logger.log_hyperparams(_flat(facts["config"]) if flat else facts["config"])
+            has_levels = not isinstance(logger, MLFlowLogger)
+            logger.log_hyperparams(facts["config"] if has_levels else flat(facts["config"]))
         else:
             _fill_hparams(logger, facts["config"], scores)
             config = OmegaConf.to_yaml(OmegaConf.create(facts["config"]))
@@ -152,16 +153,7 @@ def _fill_hparams(logger: TensorBoardLogger, config: dict[str, Any], scores: lis
     """
     settings = {
         name: value if isinstance(value, bool | int | float | str) else str(value)
-        for name, value in _flat({key: config[key] for key in HPARAMS if key in config}).items()
+        for name, value in flat({key: config[key] for key in HPARAMS if key in config}).items()
     }
     for summary in hparams(settings, dict.fromkeys(scores, 0)):
         logger.experiment.file_writer.add_summary(summary)
-
-
-def _flat(config: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Return nested settings as one level, keys joined by dots."""
-    found: dict[str, Any] = {}
-    for key, value in config.items():
-        name = f"{before}{key}"
-        found |= _flat(value, f"{name}.") if isinstance(value, dict) else {name: value}
-    return found
