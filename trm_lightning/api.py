@@ -208,7 +208,8 @@ def train(overrides: Sequence[str] = ()) -> Run:
             if run is None:
                 _store(folder, {"config": task, "hydra": {"hydra": cfg.hydra}, "overrides": given})
             fit.train(task)
-    return load_run(folder, trust=foreign_modules(OmegaConf.to_container(task)))
+    config: Any = OmegaConf.to_container(task)
+    return load_run(folder, trust=foreign_modules(config))
 
 
 def _store(folder: Path, files: dict[str, Any]) -> None:

@@ -74,11 +74,11 @@ def _on_settings(groups: list[Group]) -> list[str]:
     notes = []
     for group in groups:
         configs = [settings_of((record.results or {})["config"]) for record in group.completed]
-        keys = [set(config) for config in configs]
-        if uneven := sorted(set().union(*keys) - set.intersection(*keys)) if keys else []:
+        uneven = {key for config in configs for key in config if any(key not in c for c in configs)}
+        if uneven:
             notes.append(
                 f"{group.entry.name}: a part of its runs is of another version of conf/, without "
-                f"{', '.join(uneven)}."
+                f"{', '.join(sorted(uneven))}."
             )
     return notes
 
