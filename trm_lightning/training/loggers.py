@@ -31,11 +31,7 @@ TRAINING = {
 }
 # As many columns as a card of TensorBoard shows.
 _WRAPPER = textwrap.TextWrapper(
-    100,
-    expand_tabs=False,
-    replace_whitespace=False,
-    drop_whitespace=False,
-    break_on_hyphens=False,
+    100, expand_tabs=False, replace_whitespace=False, break_on_hyphens=False
 )
 LATER_STEP = "Loss in a later supervision step, of weights that were just updated on the batch."
 
