@@ -2,6 +2,7 @@
 
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,8 @@ def test_a_run_goes_on_from_its_checkpoint_or_starts_anew(tmp_path: Path) -> Non
     (run.folder / "checkpoints" / "last.ckpt").write_text("weights")
     assert training_command(run, [])[3:] == [f"resume='{run.folder}'"]
     assert (run.folder / "metrics.jsonl").exists()
+    logged = replace(run, overrides=["logger.csv.name=x", *run.overrides, "logger=csv"])
+    assert training_command(logged, [])[4:] == ["logger=csv", "logger.csv.name=x"]
 
 
 def test_a_crash_does_not_stop_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """What loggers get of a run; TensorBoard also its name, and what each number is."""
 
 import csv
+import importlib.util
 import json
 from pathlib import Path
 from unittest.mock import Mock
@@ -11,6 +12,7 @@ from lightning.pytorch.loggers import Logger, MLFlowLogger, WandbLogger
 from matplotlib.figure import Figure
 from tensorboard.backend.event_processing.event_multiplexer import EventMultiplexer
 
+from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.results_file import read_results
 from trm_lightning.training.fit import train
@@ -109,6 +111,18 @@ def test_mlflow_gets_settings_by_their_names_on_the_command_line() -> None:
     logger.log_hyperparams.assert_called_once_with(
         {"model.width": 16, "model.corpus.seed": 1, "seed": 2}
     )
+
+
+@pytest.mark.parametrize("name", ["mlflow", "wandb"])
+def test_a_library_that_is_missing_is_named_with_its_extra(
+    configure: Configure, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda n, *more: None if n == name else find(n, *more)
+    )
+    with pytest.raises(UserError, match=rf"needs {name}[\s\S]*trm-lightning\[{name}\]"):
+        train(configure("model=ar", f"logger={name}"))
 
 
 def test_several_loggers_stand_side_by_side(configure: Configure, tmp_path: Path) -> None:

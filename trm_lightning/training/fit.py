@@ -44,7 +44,7 @@ from trm_lightning.training.callbacks import (
     TrainLog,
 )
 from trm_lightning.training.flops import training_flops
-from trm_lightning.training.loggers import describe_to_loggers
+from trm_lightning.training.loggers import describe_to_loggers, need_extras
 from trm_lightning.training.memory import refuse_what_does_not_fit
 from trm_lightning.training.results import describe_run, results_of
 from trm_lightning.training.screens import closing_screen, opening_screen
@@ -292,6 +292,7 @@ def build_trainer(
     Raises:
         UserError: when the device or the precision is not to be had here.
     """
+    need_extras(cfg.logger or {})
     loggers = list((built(cfg, "logger") or {}).values())
     check_processes(cfg.trainer)
     trainer: L.Trainer = built(

@@ -13,6 +13,7 @@ from tensorboard.compat.proto.summary_pb2 import DATA_CLASS_SCALAR, Summary, Sum
 from torch.utils.tensorboard.summary import hparams
 
 from trm_lightning.cli.differences import flat
+from trm_lightning.errors import need
 from trm_lightning.evaluation.metrics import ALL_MEANINGS
 from trm_lightning.training.module import TrainingModule
 from trm_lightning.training.tensorboard_events import BY_TOKENS
@@ -33,6 +34,7 @@ TRAINING = {
 _WRAPPER = textwrap.TextWrapper(
     100, expand_tabs=False, replace_whitespace=False, break_on_hyphens=False
 )
+EXTRAS = {"MLFlowLogger": "mlflow", "WandbLogger": "wandb"}  # named as their libraries
 LATER_STEP = "Loss in a later supervision step, of weights that were just updated on the batch."
 
 
@@ -123,6 +125,18 @@ def log_picture(logger: Logger, name: str, figure: Figure, step: int) -> None:
 def takes_pictures(logger: Logger) -> bool:
     """Return whether :func:`log_picture` does anything with a logger."""
     return isinstance(logger, TensorBoardLogger | WandbLogger | MLFlowLogger)
+
+
+def need_extras(loggers: Mapping[str, Any]) -> None:
+    """Check that the libraries behind the loggers of a config are installed.
+
+    Raises:
+        UserError: with the command that installs the first that is missing.
+    """
+    for node in loggers.values():
+        library = EXTRAS.get(str(node.get("_target_")).rpartition(".")[2])
+        if library is not None:
+            need(library, library)
 
 
 def describe_to_loggers(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> None:
