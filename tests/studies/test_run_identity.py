@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from training_stand_in import small_plan
 
 from trm_lightning.errors import UserError
 from trm_lightning.studies.notes import notes_on
-from trm_lightning.studies.plan import Plan
+from trm_lightning.studies.plan import Plan, PlannedRun
 from trm_lightning.studies.run_identity import other_defaults, refuse_other_settings
 from trm_lightning.studies.run_records import group_folders
 
@@ -146,6 +148,26 @@ def test_what_changes_no_weight_may_differ(tmp_path: Path) -> None:
     given = ["model=ar", "seed=1", "resume=x", "threads=3", "logger=csv", "trust=mine"]
     make_run(made.runs[0].folder, 1, (10.0, 9.0), overrides=given)
     refuse_other_settings(made)
+
+
+@pytest.mark.parametrize(
+    ("after", "start", "refused"),
+    [
+        ("first_seed1", "/elsewhere/runs/first_seed1", False),
+        ("first_seed1", "/here/runs/other_seed1", True),
+        (None, "/elsewhere/runs/first_seed1", True),
+    ],
+)
+def test_a_comparison_may_have_been_moved(
+    tmp_path: Path, after: str | None, start: str, refused: bool
+) -> None:
+    """The run that another starts from is of the same folder; one that the user names is not."""
+    given = ["model=ar", "seed=1", "init_from='/here/runs/first_seed1'"]
+    run = PlannedRun("ar", 1, given, tmp_path / "ar_seed1", Path(after) if after else None)
+    make_run(run.folder, 1, (10.0, 9.0), overrides=[*given[:2], f"init_from='{start}'"])
+    made = replace(small_plan(tmp_path), runs=[run])
+    with pytest.raises(UserError, match="init_from=") if refused else nullcontext():
+        refuse_other_settings(made)
 
 
 def given_runs(folder: Path, change: Change, overrides: list[str]) -> list[Path]:

@@ -24,25 +24,36 @@ _ASIDE = {"experiment_name", "init_from"}  # not trained with, or in the overrid
 _N_SHOWN = 8
 
 
-def recorded_overrides(folder: Path) -> frozenset[str] | None:
+def recorded_overrides(folder: Path, moved: bool = False) -> frozenset[str] | None:
     """Return the overrides that a run was started with and that matter; None without a record.
+
+    Args:
+        folder: of the run.
+        moved: see :func:`that_matter`.
 
     Raises:
         UserError: when the record is damaged.
     """
     if not (folder / ".hydra" / "overrides.yaml").is_file():
         return None
-    return that_matter(stored_overrides(folder))
+    return that_matter(stored_overrides(folder), moved)
 
 
-def that_matter(overrides: list[str]) -> frozenset[str]:
+def that_matter(overrides: list[str], moved: bool = False) -> frozenset[str]:
     """Return the overrides that change what is trained, the seed included.
 
     A limit of the budget that is null limits nothing, so that a new kind of limit changes nothing.
+
+    Args:
+        overrides: of a run.
+        moved: know the run whose weights it starts from by its folder's name alone, because a
+            comparison may have been moved.
     """
     incidental = INCIDENTAL - {"seed"}
     return frozenset(
-        str(o.input_line)
+        f"init_from={Path(str(o.value())).name}"
+        if moved and o.key_or_group == "init_from"
+        else str(o.input_line)
         for o in parse_overrides(overrides)
         if o.key_or_group.partition(".")[0] not in incidental
         and not (o.key_or_group.startswith("budget.") and o.value() is None)
@@ -74,11 +85,12 @@ def refuse_other_settings(plan: Plan) -> None:
 
 def _difference(run: PlannedRun) -> str:
     """Return in what the run of a folder is another one than the plan's; empty for nothing."""
-    recorded = recorded_overrides(run.folder)
+    from_sibling = run.after is not None
+    recorded = recorded_overrides(run.folder, moved=from_sibling)
     if recorded is None:
         ended = (run.folder / FILE).is_file()
         return "no record of its overrides there (.hydra/overrides.yaml)" if ended else ""
-    planned = that_matter(run.overrides)
+    planned = that_matter(run.overrides, moved=from_sibling)
     if recorded == planned:
         return ""
     return (
