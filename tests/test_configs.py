@@ -30,8 +30,11 @@ def composed(run: Path, *overrides: str) -> DictConfig:
     return cfg
 
 
+CHARS = pytest.param("builtin_char", marks=pytest.mark.slow)
+
+
 @pytest.mark.parametrize("model", choices("model"))
-@pytest.mark.parametrize("data", ["builtin_char", "builtin_word"])
+@pytest.mark.parametrize("data", [CHARS, "builtin_word"])
 def test_every_model_trains_and_is_scored(configure: Configure, model: str, data: str) -> None:
     # A word is several letters: fewer words make as many tokens.
     shorter = [f"data.corpus.{split}_words=150" for split in ("val", "test")]
@@ -89,7 +92,10 @@ def test_experiments_have_exactly_the_notes_parameters(tmp_path: Path, experimen
         assert cfg.seed == (42 if "103" in experiment else 1337)
 
 
-@pytest.mark.parametrize("experiment", ["word_trm", "word_baseline", "char_trm", "char_baseline"])
+SLOW_TRM = pytest.param("char_trm", marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("experiment", ["word_trm", "word_baseline", SLOW_TRM, "char_baseline"])
 def test_reproductions_run(tmp_path: Path, experiment: str) -> None:
     """The real experiment with less text: names say what each number is."""
     text = tmp_path / "tinyshakespeare" / "input.txt"

@@ -380,6 +380,7 @@ def test_an_autoregressive_run_gives_what_applies(configure: Configure) -> None:
     assert content["ablations"] == [] and "recursion" not in content
 
 
+@pytest.mark.slow
 def test_a_net_given_the_answer_has_no_perplexity(configure: Configure) -> None:
     run, _ = run_of(configure, "model=source_trm")
     content = analyzed(run)

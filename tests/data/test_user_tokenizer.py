@@ -26,6 +26,7 @@ from trm_lightning.data import (
 )
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.reports.command import report
 from trm_lightning.runs.load import load_run
 from trm_lightning.sampling.command import generate
@@ -99,7 +100,8 @@ def test_every_command_restores_the_tokenizer_with_the_run(
     assert run.tokenizer.kind == "user_bytes.Bytes" and run.tokenizer.settings() == {"shift": 3}
     assert run.tokenizer.encode("é").tolist() == [0xC3 + 3, 0xA9 + 3]
     place = f"run={cfg.run_dir}"
-    scores = evaluate(command("evaluate", place, "device=cpu", "trust=user_bytes"))["scores"]
+    evaluated = command("evaluate", place, "device=cpu", "trust=user_bytes")
+    scores = evaluate(evaluated, CallWatch)["scores"]
     assert scores["val/ppl"]["total_nats"] == pytest.approx(
         results["final"]["val/ppl"]["total_nats"], rel=1e-6
     )

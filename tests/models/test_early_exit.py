@@ -13,6 +13,7 @@ from torch import Tensor
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation.command import evaluate
 from trm_lightning.leakage.audit import audit
+from trm_lightning.leakage.printed import CallWatch
 from trm_lightning.leakage.verdict import decoder
 from trm_lightning.models import TRM, Looped
 from trm_lightning.models.recursive import Recursive
@@ -157,17 +158,19 @@ def test_a_halting_run_says_how_deep_it_went(
     train(cfg)
     capsys.readouterr()
     settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
-    content = evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": None}))
+    content = evaluate(
+        OmegaConf.create({**settings, "trust": [], "exit_threshold": None}), CallWatch
+    )
     assert content["exit_threshold"] == 0.3 and 1 <= content["mean_depth"] <= 4
     assert f"Refinements per token: {content['mean_depth']:.2f}" in capsys.readouterr().out
     # Another bound than in training: all stop at once, none does.
     at_once, never = (
-        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": bound}))
+        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": bound}), CallWatch)
         for bound in (1e6, 1e-9)
     )
     assert (at_once["mean_depth"], never["mean_depth"]) == (1, 4)
     with pytest.raises(UserError, match="exit_threshold"):
-        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": 0}))
+        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": 0}), CallWatch)
 
 
 def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
@@ -175,7 +178,7 @@ def test_only_a_net_that_refines_can_halt(configure: Configure) -> None:
     train(cfg)
     settings = {"run": cfg.run_dir, "device": "cpu", "split": "val", "stride": None}
     with pytest.raises(UserError, match="refines nothing"):
-        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": 0.1}))
+        evaluate(OmegaConf.create({**settings, "trust": [], "exit_threshold": 0.1}), CallWatch)
 
 
 def test_halting_does_not_go_over_supervision_steps() -> None:

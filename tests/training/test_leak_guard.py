@@ -169,9 +169,8 @@ def test_leaky(leak_audit):
 
 def test_the_fixture_fails_a_test_whose_scores_leak(tmp_path: Path) -> None:
     (tmp_path / "test_mine.py").write_text(TESTS.replace("2.3", "2.1972246"))
-    plugin = ["-p", "trm_lightning.leakage.pytest_plugin", "-p", "no:cacheprovider"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", *plugin, str(tmp_path)],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
         cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
