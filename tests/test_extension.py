@@ -84,6 +84,7 @@ def test_every_command_takes_it(call: Call, project: Path) -> None:
     assert "trust=[my_models]" in trained.stdout  # in the printed commands
 
 
+@pytest.mark.slow
 def test_it_is_compared_with_others(call: Call, project: Path) -> None:
     compared = call(
         "compare", "models=[lstm,ar]", "name=both", "seeds=1", "budget.tokens=1024",

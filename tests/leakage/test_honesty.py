@@ -95,6 +95,7 @@ def test_scores_of_training_and_of_the_command_agree(
             evaluate(OmegaConf.create({**settings, **bad}), CallWatch)
 
 
+@pytest.mark.slow
 def test_a_random_text_scores_no_better_than_its_vocabulary(
     configure: Configure, tmp_path: Path
 ) -> None:

@@ -105,7 +105,10 @@ def test_summed_supervision_is_one_step_of_the_mean_gradient(
 SUMMED = ["accumulate_supervision=true", "model.n_supervision=2"]
 
 
-@pytest.mark.parametrize("words", [[], ["model.n_supervision=2"], SUMMED])
+TWICE = pytest.param(["model.n_supervision=2"], marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("words", [[], TWICE, SUMMED])
 def test_a_batch_in_parts_trains_as_the_whole_batch(
     configure: Configure, tmp_path: Path, words: list[str]
 ) -> None:
