@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from torch import Tensor
 
@@ -18,7 +17,7 @@ from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import merge
 from trm_lightning.cli.resumed_config import resumed_config
 from trm_lightning.cli.schema import SCHEMAS
-from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.data import EvalWindows
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import score_windows
 from trm_lightning.evaluation.metrics import safe_exp
@@ -26,6 +25,7 @@ from trm_lightning.files import write_text
 from trm_lightning.leakage.causal_lm import next_token_scorer
 from trm_lightning.leakage.masked import audit_masked
 from trm_lightning.leakage.printed import CallWatch
+from trm_lightning.leakage.subjects import untrained
 from trm_lightning.leakage.text_audit import audit_text as audit
 from trm_lightning.models import LanguageModel
 from trm_lightning.runs import load
@@ -169,10 +169,7 @@ def new_model(overrides: Sequence[str] = ()) -> LanguageModel:
             cfg.pop("hydra", None)
         check_config(cfg, SCHEMAS["audit"], call.help_hint)
     torch.manual_seed(cfg.seed)
-    data: TextDataModule = instantiate(cfg.data)
-    data.prepare_data()
-    data.setup()
-    return load.build_model(cfg.model, data.tokenizer).eval()
+    return untrained(cfg)[0]
 
 
 def train(overrides: Sequence[str] = ()) -> Run:

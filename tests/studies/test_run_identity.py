@@ -15,7 +15,11 @@ from training_stand_in import small_plan
 from trm_lightning.errors import UserError
 from trm_lightning.studies.notes import notes_on
 from trm_lightning.studies.plan import Plan, PlannedRun
-from trm_lightning.studies.run_identity import other_defaults, refuse_other_settings
+from trm_lightning.studies.run_identity import (
+    other_defaults,
+    recorded_overrides,
+    refuse_other_settings,
+)
 from trm_lightning.studies.run_records import group_folders
 
 Config = dict[str, Any]
@@ -146,8 +150,9 @@ def test_a_finished_run_without_a_record_is_refused(study: Plan) -> None:
 def test_what_changes_no_weight_may_differ(tmp_path: Path) -> None:
     made = small_plan(tmp_path)
     given = ["model=ar", "seed=1", "resume=x", "threads=3", "logger=csv", "trust=mine"]
-    make_run(made.runs[0].folder, 1, (10.0, 9.0), overrides=given)
+    folder = make_run(made.runs[0].folder, 1, (10.0, 9.0), overrides=given)
     refuse_other_settings(made)
+    assert recorded_overrides(folder) == {"model=ar", "seed=1"}
 
 
 @pytest.mark.parametrize(

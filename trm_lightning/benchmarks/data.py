@@ -4,12 +4,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
 from trm_lightning.benchmarks.timing import Variant, measure
-from trm_lightning.data import TextDataModule
+from trm_lightning.runs.load import make_data
 
 _ENDLESS = 10**9
 PLAIN = "windows sliced one by one"
@@ -17,7 +16,7 @@ PLAIN = "windows sliced one by one"
 
 def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
     """Measure training batches of ``cfg.data``, making a missing token cache first."""
-    data = _opened(cfg)
+    data = make_data(cfg.data)
     data.show(_ENDLESS)
     batches = iter(data.train_dataloader())
     tokens, size, batch = data.splits["train"].tokens, data.window_size, data.batch_size
@@ -33,15 +32,8 @@ def data_rows(cfg: DictConfig, device: torch.device) -> list[dict[str, Any]]:
             f"training batches of {data.name}", lambda: next(batches), batch * size,
             references=(PLAIN,),
         ),
-        Variant(f"opening {data.name}, cached", lambda: _opened(cfg)),
+        Variant(f"opening {data.name}, cached", lambda: make_data(cfg.data)),
     ]  # fmt: skip
     return measure(
         "data", variants, device, cfg.repetitions, cfg.seconds_per_measurement, cfg.clock
     )
-
-
-def _opened(cfg: DictConfig) -> TextDataModule:
-    data: TextDataModule = instantiate(cfg.data)
-    data.prepare_data()
-    data.setup()
-    return data

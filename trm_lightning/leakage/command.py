@@ -100,7 +100,7 @@ def _check_settings(cfg: DictConfig) -> None:
     if cfg.ids is not None and (
         chosen[0] in ("run", "model") or (needs_size and not cfg.vocab_size)
     ):
-        raise UserError("ids=… goes with scorer=module:function and vocab_size=….")
+        raise UserError("ids=… goes with scorer=module:function or program=…, and vocab_size=….")
     if chosen[0] == "transformers" and (cfg.ids is None) == (cfg.text is None):
         raise UserError("transformers=… is audited on text=file.txt or on ids=file.json.")
     if cfg.text is not None and chosen[0] != "transformers":

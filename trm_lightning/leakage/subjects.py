@@ -4,7 +4,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from trm_lightning.data import TextDataModule
@@ -18,7 +17,7 @@ from trm_lightning.leakage.text_audit import Ids, audit_text
 from trm_lightning.leakage.text_probe import Decoder, TextScorer
 from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER, audit_scores
 from trm_lightning.models import LanguageModel
-from trm_lightning.runs.load import build_model, find_device, load_run, open_data
+from trm_lightning.runs.load import build_model, find_device, load_run, make_data, open_data
 
 
 @dataclass(frozen=True)
@@ -86,7 +85,8 @@ def _audit_model(cfg: DictConfig) -> Audited:
         title = f"{run.checkpoint}, step {run.optimizer_steps:,}"
         source: str | None = f"model = load_run({str(cfg.run)!r}, {cfg.device!r}).model"
     else:
-        model, data = _build(cfg)
+        model, data = untrained(cfg)
+        model.to(find_device(cfg.device))
         title = f"{type(model).__name__}, untrained, on {data.name}"
         source = _new_model()
     split_of(data, cfg.split)
@@ -118,18 +118,16 @@ def _new_model() -> str | None:
     return f"model = new_model({[o for o in given if o.lstrip('+~').startswith(keys)]})"
 
 
-def _build(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule]:
-    data = _open(cfg)
-    model = build_model(cfg.model, data.tokenizer).to(find_device(cfg.device)).eval()
+def untrained(cfg: DictConfig) -> tuple[LanguageModel, TextDataModule]:
+    """Build the model and the data of a config, on the CPU.
+
+    Raises:
+        UserError: for a model that makes no sense on the data.
+    """
+    data = make_data(cfg.data)
+    model = build_model(cfg.model, data.tokenizer).eval()
     check_task(model, data)
     return model, data
-
-
-def _open(cfg: DictConfig) -> TextDataModule:
-    data: TextDataModule = instantiate(cfg.data)
-    data.prepare_data()
-    data.setup()
-    return data
 
 
 def _audit_function(cfg: DictConfig, scorer: TextScorer, name: str, preamble: str) -> Audited:
@@ -138,7 +136,7 @@ def _audit_function(cfg: DictConfig, scorer: TextScorer, name: str, preamble: st
         ids: Ids = read_ids(Path(cfg.ids))
         vocab_size, where, decode = cfg.vocab_size, str(cfg.ids), _as_numbers
     else:
-        data = _open(cfg)
+        data = make_data(cfg.data)
         ids, vocab_size = split_of(data, cfg.split).tokens, data.vocab_size
         where, decode = data.name, data.tokenizer.decode
     return _told(cfg, scorer, name, where, ids, vocab_size, decode, preamble)

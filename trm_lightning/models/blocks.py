@@ -104,13 +104,7 @@ class CellMixing(nn.Module):
 
     def __init__(self, n_cells: int, dropout: float) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(n_cells, 4 * n_cells),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(4 * n_cells, n_cells),
-            Dropout(dropout),
-        )
+        self.mlp = gelu_network(n_cells, dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         """Mix the cells of boards (B, C, D)."""
@@ -141,13 +135,7 @@ class Block(nn.Module):
         else:
             self.mixing = CellMixing(n_cells, dropout)
         self.norm_mlp = make_norm(width, norm)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, 4 * width),
-            nn.GELU(),
-            Dropout(dropout),
-            nn.Linear(4 * width, width),
-            Dropout(dropout),
-        )
+        self.mlp = gelu_network(width, dropout)
 
     def project(self, x: Tensor, rotation: Rotation | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys and values of the block's input ``x`` (B, T, D)."""
@@ -189,6 +177,17 @@ class Block(nn.Module):
 
     def _attention_input(self, x: Tensor) -> Tensor:
         return self.norm_attention(x) if self.pre_norm else x
+
+
+def gelu_network(width: int, dropout: float) -> nn.Sequential:
+    """Return a network with one hidden layer, four times as wide; dropout follows each layer."""
+    return nn.Sequential(
+        nn.Linear(width, 4 * width),
+        nn.GELU(),
+        Dropout(dropout),
+        nn.Linear(4 * width, width),
+        Dropout(dropout),
+    )
 
 
 def make_norm(width: int, norm: str) -> nn.Module:

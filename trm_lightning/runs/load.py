@@ -96,15 +96,21 @@ def load_run(
     return LoadedRun(folder, file, config, model, tokenizer, facts, stored.optimizer_steps)
 
 
+def make_data(config: Any) -> TextDataModule:
+    """Build the data that a config describes, ready to be read."""
+    data: TextDataModule = instantiate(config)
+    data.prepare_data()
+    data.setup()
+    return data
+
+
 def open_data(run: LoadedRun) -> TextDataModule:
     """Open the data that a run was trained on.
 
     Raises:
         UserError: when they are not the same any more.
     """
-    data: TextDataModule = instantiate(run.config.data)
-    data.prepare_data()
-    data.setup()
+    data = make_data(run.config.data)
     trained_on = run.facts["data_fingerprint"], run.facts["ids_digest"]
     if (data.fingerprint, data.ids_digest) != trained_on:
         raise UserError(

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from trm_lightning.cli.screen import nearest
 from trm_lightning.errors import UserError
-from trm_lightning.runs.load import build_model
+from trm_lightning.runs.load import build_model, make_data
 
 PARITIES = ("tokens", "seconds", "parameters")
 # How far two runs may differ and still be called equal.
@@ -146,10 +145,7 @@ def _token_limits(config: DictConfig) -> tuple[tuple[str, float], ...]:
 
 
 def _count_parameters(config: DictConfig) -> int:
-    data = instantiate(config.data)
-    data.prepare_data()
-    data.setup()
-    return build_model(config.model, data.tokenizer).n_parameters()
+    return build_model(config.model, make_data(config.data).tokenizer).n_parameters()
 
 
 def _amount(entry: dict[str, Any], kind: str) -> float:
