@@ -25,10 +25,12 @@ def test_parity_counts_the_ones_so_far() -> None:
 
 
 def test_addition_adds() -> None:
-    for question, answer in halves(Addition(**SMALL), "test"):
-        first, second = int(question[::2][::-1]), int(question[1::2][::-1])
-        assert int(answer[::2][::-1]) == first + second
-        assert set(answer[1::2]) == {"."} and len(answer[::2]) == len(question) // 2 + 1
+    corpus = Addition(**SMALL)
+    assert (corpus.width, corpus.puzzle_size) == (9, 18)
+    for question, answer in halves(corpus, "test"):
+        first, second = question[:9].rstrip("."), question[9:]
+        assert len(first) == len(second) == len(answer) - 1
+        assert int(answer[::-1]) == int(first[::-1]) + int(second[::-1])
 
 
 def test_multiplication_multiplies() -> None:
@@ -72,13 +74,16 @@ def test_brackets_have_the_partners_that_striking_out_finds() -> None:
 def test_lengths_begin_where_training_stopped(cls: type[SequencePuzzles], per_place: int) -> None:
     corpus = cls(**SMALL)
     lengths = {
-        split: {len(question) // per_place for question, _ in halves(corpus, split)}
+        split: {
+            len(question.replace(".", "")) // per_place for question, _ in halves(corpus, split)
+        }
         for split in corpus.split_names()
     }
     assert lengths["train"] == {3, 4, 5}
     assert lengths["val"] | lengths["test"] == {6, 7, 8}
     same = cls(**{**SMALL, "test_length": 5, "val": 9})
-    assert {len(question) // per_place for question, _ in halves(same, "val")} <= {3, 4, 5}
+    val = {len(question.replace(".", "")) // per_place for question, _ in halves(same, "val")}
+    assert val <= {3, 4, 5}
     keys = np.concatenate([same.keys(same.puzzles(split)) for split in same.split_names()])
     assert len(keys) == 43 == len(np.unique(keys))
 

@@ -1,5 +1,7 @@
 """Models on puzzles: the answer is one chunk, read from the cells of the question."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -64,6 +66,53 @@ def test_an_mlp_over_the_cells_takes_the_place_of_attention() -> None:
     assert same.n_parameters() == model.n_parameters()
 
 
+@pytest.mark.parametrize(("rows", "columns"), [(2, 3), (1, 6)])
+def test_a_convolution_over_neighbours_takes_the_place_of_attention(
+    rows: int, columns: int
+) -> None:
+    """Written out: each channel of a cell, and of its neighbours on the board, weighted."""
+    torch.manual_seed(0)
+    shape = {**SHAPE, "puzzle_columns": columns, "positions": "none"}
+    model = Looped(**shape, n_refinements=1, mixing="convolution").eval()
+    tokens = puzzles()
+    h = model.token_embedding(tokens[:, :6]) * 16**0.5
+    for block in model.layers:
+        weight, mixed = block.mixing.conv.weight, torch.zeros_like(h) + block.mixing.conv.bias
+        for cell, other in itertools.product(range(6), repeat=2):
+            down = other // columns - cell // columns
+            right = other % columns - cell % columns
+            if max(abs(down), abs(right)) < 2:
+                taps = weight[:, 0, down + weight.shape[2] // 2, right + 1]
+                mixed[:, cell] += taps * h[:, other]
+        h = block.norm_attention(h + mixed)
+        h = block.norm_mlp(h + block.mlp(h))
+    assert torch.allclose(model.log_probs(tokens, 6), model.distribution(h), atol=1e-5)
+    more = TRM(**shape, n_refinements=3, n_recursions=1, mixing="convolution")
+    assert more.n_parameters() == model.n_parameters()
+
+
+@pytest.mark.parametrize("refinements", [1, 2])
+def test_a_convolution_reaches_as_many_cells_as_blocks_have_run(refinements: int) -> None:
+    torch.manual_seed(0)
+    shape = {**SHAPE, "window_size": 24, "puzzle_size": 12, "positions": "none", "n_layers": 2}
+    model = Looped(**shape, n_refinements=refinements, mixing="convolution").eval()
+    tokens = torch.randint(5, (1, 24), generator=torch.Generator().manual_seed(1))
+    other = tokens.clone()
+    other[:, 0] = (tokens[:, 0] + 1) % 5
+    moved = (model.log_probs(tokens, 12) != model.log_probs(other, 12)).any(dim=-1)[0]
+    assert moved.tolist() == [cell <= 2 * refinements for cell in range(12)]
+
+
+def test_without_positions_attention_sees_a_set() -> None:
+    torch.manual_seed(0)
+    model = Looped(**{**SHAPE, "positions": "none"}, n_refinements=2).eval()
+    tokens, order = puzzles(), torch.tensor([2, 0, 5, 4, 1, 3])
+    moved = torch.cat((tokens[:, :6][:, order], tokens[:, 6:]), dim=1)
+    assert torch.allclose(
+        model.log_probs(tokens, 6)[:, order], model.log_probs(moved, 6), atol=1e-6
+    )
+
+
 def test_the_parameters_are_those_of_the_text_model() -> None:
     text = {**SHAPE, "puzzle_size": None}
     for cls, more in ((Looped, {}), (TRM, {"n_recursions": 1})):
@@ -106,7 +155,9 @@ def test_a_board_stops_as_one() -> None:
         ({"factorization": "parallel"}, "factorization=parallel is of text"),
         ({"chunk_visibility": False}, "chunk_visibility=false is of text"),
         ({"window_size": 16}, "twice puzzle_size=6"),
-        ({"mixing": "mpl"}, "attention or mlp"),
+        ({"mixing": "mpl"}, "attention, mlp or convolution"),
+        ({"mixing": "convolution", "puzzle_size": None}, "mixing=convolution is of puzzles"),
+        ({"puzzle_columns": 4}, "puzzle_columns=4 must divide puzzle_size=6"),
         ({"mixing": "mlp", "puzzle_size": None}, "mixing=mlp is of puzzles"),
     ],
 )

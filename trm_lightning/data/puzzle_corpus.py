@@ -22,7 +22,7 @@ class PuzzleCorpus(Corpus):
     Two splits hold no puzzle with the same key; see :meth:`keys`.
     """
 
-    width: int  # cells of a row of the board, as it is shown
+    width: int  # columns of the board
     up_to_symmetry = True  # whether symmetric copies of a puzzle count as the same puzzle
     empty = "."  # the cell that the question leaves open
 

@@ -137,8 +137,12 @@ class PuzzleDataModule(TextDataModule):
         train_tokens: train on the first so many tokens only; None for all.
         eval_batch_tokens: most tokens of an evaluation batch.
         seed: of the order of training puzzles and of the copies.
-        mixing: what suits models of these boards, which read it from here: ``mlp`` where every
-            cell has a meaning of its own, as in Sudoku, else ``attention``.
+        columns: of a board, those of the corpus, for models that look at a cell's neighbours.
+        mixing: what suits models of these boards, whose configs read it from here: ``mlp`` where
+            every cell has a meaning of its own, as in Sudoku; ``convolution`` where what counts
+            are a cell's neighbours; else ``attention``.
+        n_refinements: likewise; None leaves it to the model.
+        n_supervision: likewise.
         cache_dir: see :class:`TextDataModule`.
 
     Raises:
@@ -159,7 +163,10 @@ class PuzzleDataModule(TextDataModule):
         train_tokens: int | None = None,
         eval_batch_tokens: int = 16384,
         seed: int = 0,
+        columns: int | None = None,
         mixing: str = "attention",
+        n_refinements: int | None = None,
+        n_supervision: int | None = None,
         cache_dir: str | None = None,
     ) -> None:
         super().__init__(
@@ -170,15 +177,19 @@ class PuzzleDataModule(TextDataModule):
         self.puzzles_source = corpus
         self.puzzle_size = puzzle_size
         self.copies = copies
+        self.columns = columns
         self.mixing = mixing
+        self.n_refinements = n_refinements
+        self.n_supervision = n_supervision
         if copies < 0:
             raise UserError(f"data={self.name}: copies is {copies}; it must be at least 0.")
-        size = corpus.puzzle_size
-        if (puzzle_size, window_size) != (size, 2 * size):
+        size, width = corpus.puzzle_size, corpus.width
+        if (puzzle_size, window_size) != (size, 2 * size) or columns not in (None, width):
             raise UserError(
-                f"data={self.name}: puzzle_size={puzzle_size} and window_size={window_size} do not "
-                f"fit boards of {size} cells.",
-                f"Set data.puzzle_size={size} data.window_size={2 * size}, the answer included.",
+                f"data={self.name}: puzzle_size={puzzle_size}, window_size={window_size} and "
+                f"columns={columns} do not fit boards of {size} cells in {width} columns.",
+                f"Set data.puzzle_size={size} data.window_size={2 * size} data.columns={width}; a "
+                "window holds the answer too.",
             )
 
     def puzzles(self, split: str) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Puzzles on a line, which ask for an algorithm: parity, brackets, addition, multiplication.
+"""Puzzles that ask for an algorithm: parity, brackets, addition, multiplication.
 
 Training shows lengths up to one bound; validation and test show longer ones too, so that a score
 says whether what was learned goes on where training stopped.
@@ -56,7 +56,11 @@ class SequencePuzzles(PuzzleCorpus):
                 f"{self.n_puzzles} puzzles do not fit.",
                 "Every number is at least 1, and least_length <= train_length <= test_length.",
             )
-        self.width = self.puzzle_size
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """See ``PuzzleCorpus``: one row."""
+        return self.puzzle_size
 
     def key(self) -> dict[str, Any]:
         """See ``Corpus``."""
@@ -111,24 +115,29 @@ class Parity(SequencePuzzles):
 
 
 class Addition(SequencePuzzles):
-    """Two numbers of a length, their digits in turn from the last on, and their sum likewise.
+    """Two numbers of a length, one below the other and the last digit first, and their sum.
 
-    The cells of a place stand together: ``47 + 85 = 132`` is asked as ``7548..`` and answered as
-    ``2.3.1.``, the last two cells being the place that the sum may have beyond the numbers.
+    ``47 + 85 = 132`` is asked as ``74.`` above ``58.``, and answered as ``231`` above ``...``.
     """
+
+    version = 2  # 1: the digits in turn, on a line
 
     @property
     def puzzle_size(self) -> int:
         """See ``PuzzleCorpus``."""
-        return 2 * (self.lengths[2] + 1)
+        return 2 * self.width
+
+    @property
+    def width(self) -> int:  # type: ignore[override]
+        """See ``PuzzleCorpus``: a sum may have a digit more."""
+        return self.lengths[2] + 1
 
     def puzzle(self, length: int, random: np.random.Generator) -> tuple[str, str]:
         """See ``SequencePuzzles``."""
-        first, second = random.integers(10, size=(2, length))
-        total = sum(int(a + b) * 10**i for i, (a, b) in enumerate(zip(first, second, strict=True)))
-        question = "".join(f"{a}{b}" for a, b in zip(first, second, strict=True))
-        digits = f"{total:0{length + 1}d}"[::-1]
-        return question, self.empty.join(digits) + self.empty
+        rows = random.integers(10, size=(2, length)).tolist()
+        total = sum(digit * 10**i for row in rows for i, digit in enumerate(row))
+        padded = ["".join(map(str, row)).ljust(self.width, self.empty) for row in rows]
+        return "".join(padded), f"{total:0{length + 1}d}"[::-1]
 
 
 class Multiplication(SequencePuzzles):

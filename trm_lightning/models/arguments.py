@@ -92,12 +92,14 @@ def puzzle_problems(
     return problems
 
 
-def mixing_problems(mixing: str, puzzle_size: int | None) -> list[str]:
-    """Return what is wrong with how positions see each other."""
-    if mixing not in ("attention", "mlp"):
-        return [f"mixing must be attention or mlp (is {mixing})"]
-    if mixing == "mlp" and puzzle_size is None:
-        return ["mixing=mlp is of puzzles; text has attention"]
+def mixing_problems(mixing: str, puzzle_size: int | None, puzzle_columns: int | None) -> list[str]:
+    """Return what is wrong with how positions see each other, and with the board's shape."""
+    if mixing not in ("attention", "mlp", "convolution"):
+        return [f"mixing must be attention, mlp or convolution (is {mixing})"]
+    if mixing != "attention" and puzzle_size is None:
+        return [f"mixing={mixing} is of puzzles; text has attention"]
+    if puzzle_size and puzzle_columns and puzzle_size % puzzle_columns:
+        return [f"puzzle_columns={puzzle_columns} must divide puzzle_size={puzzle_size}"]
     return []
 
 

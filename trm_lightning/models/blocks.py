@@ -90,28 +90,6 @@ class Attention(nn.Module):
         return x.unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
 
 
-class CellMixing(nn.Module):
-    """An MLP over the cells of a board, the same for all channels, in the place of attention.
-
-    Each cell has weights of its own, so that the rows, columns and boxes of a board need not be
-    found by comparing positions. From MLP-Mixer (arXiv 2105.01601); the TRM paper takes it for
-    Sudoku.
-
-    Args:
-        n_cells: C, cells of a board.
-        dropout: after the GELU and after the MLP.
-    """
-
-    def __init__(self, n_cells: int, dropout: float) -> None:
-        super().__init__()
-        self.mlp = gelu_network(n_cells, dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Mix the cells of boards (B, C, D)."""
-        mixed: Tensor = self.mlp(x.transpose(1, 2)).transpose(1, 2)
-        return mixed
-
-
 class Block(nn.Module):
     """Attention and a GELU network, each with a residual path.
 
@@ -121,19 +99,24 @@ class Block(nn.Module):
         dropout: in attention, after the GELU and after the MLP.
         norm: ``pre``, LayerNorm before each branch as in GPT-2; or ``post``, RMSNorm after each
             residual sum as in the TRM paper, which keeps a state that is fed back bounded.
-        n_cells: C, cells of a board that :class:`CellMixing` mixes; None for attention.
+        mixing: lets the cells of a board (B, C, D) see each other in the place of attention.
     """
 
     def __init__(
-        self, width: int, n_heads: int, dropout: float, norm: str, n_cells: int | None = None
+        self,
+        width: int,
+        n_heads: int,
+        dropout: float,
+        norm: str,
+        mixing: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.pre_norm = norm == "pre"
         self.norm_attention = make_norm(width, norm)
-        if n_cells is None:
+        if mixing is None:
             self.attention = Attention(width, n_heads, dropout)
         else:
-            self.mixing = CellMixing(n_cells, dropout)
+            self.mixing = mixing
         self.norm_mlp = make_norm(width, norm)
         self.mlp = gelu_network(width, dropout)
 
@@ -154,7 +137,7 @@ class Block(nn.Module):
         return self.norm_mlp(x + self.mlp(x))
 
     def mix_cells(self, x: Tensor) -> Tensor:
-        """Run a block of a board (B, C, D) that has :class:`CellMixing`, (B, C, D)."""
+        """Run a block of a board (B, C, D) that has a ``mixing``, (B, C, D)."""
         return self.finish(x, self.mixing(self._attention_input(x)))
 
     def forward(

@@ -55,7 +55,7 @@ class BoardPass:
         self.model = model
         self.inputs = inputs
         self.rotation = model.rotation(positions)
-        self.mixes_cells = model.n_cells is not None
+        self.mixes_cells = model.mixing != "attention"
 
     @property
     def exit_groups(self) -> Tensor:

@@ -78,8 +78,10 @@ class Recursive(Transformer):
         chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
             of those sees itself and the text alone.
         puzzle_size: C, cells of the puzzles whose answers are predicted together; None for text.
-        mixing: how the cells of a puzzle see each other: by ``attention``, or by an ``mlp`` over
-            the cells, see :class:`CellMixing`. Text has attention.
+        puzzle_columns: of its board; None for one row.
+        mixing: how the cells of a puzzle see each other: by ``attention``, by an ``mlp`` over the
+            cells (:class:`CellMlp`), or by a ``convolution`` over neighbours
+            (:class:`CellConvolution`). Text has attention.
         transformer: the arguments of :class:`Transformer`.
 
     Raises:
@@ -102,7 +104,8 @@ class Recursive(Transformer):
         halt_loss_weight: float = 0.0,
         chunk_visibility: bool = True,
         puzzle_size: int | None = None,
-        mixing: Literal["attention", "mlp"] = "attention",
+        puzzle_columns: int | None = None,
+        mixing: Literal["attention", "mlp", "convolution"] = "attention",
         **transformer: Any,
     ) -> None:
         backprop_depth = n_refinements if backprop_depth is None else backprop_depth
@@ -112,9 +115,13 @@ class Recursive(Transformer):
             + puzzle_problems(
                 puzzle_size, transformer["window_size"], chunk_size, factorization, chunk_visibility
             )
-            + mixing_problems(mixing, puzzle_size)
+            + mixing_problems(mixing, puzzle_size, puzzle_columns)
         )
-        super().__init__(**transformer, n_cells=puzzle_size if mixing == "mlp" else None)
+        board_shape = None
+        if puzzle_size is not None:
+            columns = puzzle_columns or puzzle_size
+            board_shape = puzzle_size // columns, columns
+        super().__init__(**transformer, mixing=mixing, board_shape=board_shape)
         self.n_refinements = n_refinements
         self.n_supervision = n_supervision
         self.backprop_depth = backprop_depth

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from trm_lightning.models.arguments import frozen_problems, raise_problems, shape_problems
 from trm_lightning.models.base import LanguageModel
 from trm_lightning.models.blocks import Block, RotaryPositions, Rotation, make_norm
+from trm_lightning.models.cell_mixing import make_cell_mixing
 from trm_lightning.models.cross_entropy import vocabulary_cross_entropy
 
 
@@ -25,13 +26,15 @@ class Transformer(LanguageModel):
         n_layers: number of different blocks.
         n_heads: attention heads; divides ``width``.
         dropout: rate in attention, after the GELU and after the MLP.
-        positions: ``learned`` embeddings or ``rotary`` angles.
+        positions: ``learned`` embeddings, ``rotary`` angles, or ``none``.
         norm: ``pre`` (LayerNorm before each branch) or ``post`` (RMSNorm, states of unit size).
         tied_head: the output head is the token embedding.
         attention_init: of the query, key and value projections: ``normal`` (0, 0.02), or
             ``xavier`` (uniform), which ``nn.MultiheadAttention`` draws and the notes keep.
         frozen_layers: blocks from the first on that are not trained, and with them the embeddings.
-        n_cells: C, cells of a board that an MLP mixes in place of attention; None for attention.
+        mixing: how positions see each other: ``attention``, or what :func:`make_cell_mixing` has
+            for the cells of a board.
+        board_shape: rows and columns of a board; None for text.
 
     Raises:
         UserError: naming every argument that does not fit.
@@ -46,12 +49,13 @@ class Transformer(LanguageModel):
         n_layers: int,
         n_heads: int,
         dropout: float = 0.0,
-        positions: Literal["learned", "rotary"] = "learned",
+        positions: Literal["learned", "rotary", "none"] = "learned",
         norm: Literal["pre", "post"] = "pre",
         tied_head: bool = True,
         attention_init: Literal["normal", "xavier"] = "normal",
         frozen_layers: int = 0,
-        n_cells: int | None = None,
+        mixing: str = "attention",
+        board_shape: tuple[int, int] | None = None,
     ) -> None:
         raise_problems(
             shape_problems(window_size, width, n_layers, n_heads, dropout)
@@ -60,19 +64,22 @@ class Transformer(LanguageModel):
         super().__init__(vocab_size, start_token, window_size)
         self.width = width
         self.norm = norm
-        self.n_cells = n_cells
+        self.mixing = mixing
         self.embedding_scale = 1.0
         self.token_embedding = nn.Embedding(vocab_size, width)
-        learned = positions == "learned"
+        learned, rotary = positions == "learned", positions == "rotary"
         self.position_embedding = nn.Embedding(window_size, width) if learned else None
-        self.rotary = None if learned else RotaryPositions(window_size, width // n_heads)
+        self.rotary = RotaryPositions(window_size, width // n_heads) if rotary else None
         self.blocks = nn.ModuleList(
-            Block(width, n_heads, dropout, norm, n_cells) for _ in range(n_layers)
+            Block(
+                width, n_heads, dropout, norm, make_cell_mixing(mixing, width, board_shape, dropout)
+            )
+            for _ in range(n_layers)
         )
         self.final_norm = make_norm(width, norm)
         self.head = None if tied_head else nn.Linear(width, vocab_size, bias=False)
         self.apply(_initialise)
-        if attention_init == "xavier" and n_cells is None:
+        if attention_init == "xavier" and mixing == "attention":
             for block in self.layers:
                 nn.init.xavier_uniform_(block.attention.qkv.weight)
         if frozen_layers:
@@ -96,7 +103,7 @@ class Transformer(LanguageModel):
         return x if self.position_embedding is None else x + self.position_embedding(positions)
 
     def rotation(self, positions: Tensor) -> Rotation | None:
-        """Return the rotary angles of ``positions`` (T,), None with learned positions."""
+        """Return the rotary angles of ``positions`` (T,), None where positions are not rotary."""
         return None if self.rotary is None else self.rotary(positions)
 
     def encode(self, inputs: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ FILES = (
 def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, Any]) -> str:
     """Return what is about to be trained, in five lines."""
     model, config = module.model, facts["config"]
+    data = config["data"]
     passes = model.n_passes * model.n_supervision
     device = f"{trainer.strategy.root_device} ({config['precision']})"
     if trainer.world_size > 1:
@@ -37,8 +38,8 @@ def opening_screen(trainer: L.Trainer, module: TrainingModule, facts: dict[str, 
         "data": f"{facts['data']}, {facts['train_tokens']:,} training tokens, vocabulary "
         f"{facts['vocab_size']:,}",
         "device": device,
-        "budget": f"{steps}, {model.n_supervision} per batch of {config['data']['batch_size']} x "
-        f"{config['data']['window_size']} tokens",
+        "budget": f"{steps}, {module.steps_per_batch} per batch of {data['batch_size']} x "
+        f"{data['window_size']} tokens",
         "folder": str(shown(Path(config["run_dir"]))),
     }
     return "\n".join(f"{name:7s} {text}" for name, text in rows.items())
