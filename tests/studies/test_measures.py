@@ -9,6 +9,7 @@ import torch
 from conftest import Configure
 from matplotlib.figure import Figure
 
+from trm_lightning.analysis.puzzles import by_depth
 from trm_lightning.errors import UserError
 from trm_lightning.models import AR, LanguageModel
 from trm_lightning.reports.colors import series_styles
@@ -17,7 +18,15 @@ from trm_lightning.runs.load import load_run, open_data
 from trm_lightning.studies import probes
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.measures import MEASURES, measure_all, measured
-from trm_lightning.studies.probes import OFFSETS, LinearProbe, depth_probe, exits, memory, readout
+from trm_lightning.studies.probes import (
+    OFFSETS,
+    LinearProbe,
+    depth_probe,
+    exits,
+    memory,
+    readout,
+    solved,
+)
 from trm_lightning.studies.run_records import Group, read_record
 from trm_lightning.studies.study_table import study_parts
 from trm_lightning.training.fit import train
@@ -125,9 +134,50 @@ def test_exits_lie_on_the_curve_of_fixed_depths_at_its_ends(trained: Path) -> No
     assert all(1 <= point["depth"] <= 2 for point in found["early"])
 
 
+@pytest.fixture(scope="module")
+def puzzle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run of TRM on small puzzles, trained with a depth of 4."""
+    from hydra import compose, initialize_config_dir
+
+    from trm_lightning.cli import resolvers
+    from trm_lightning.cli.compose import conf_dir
+
+    folder = tmp_path_factory.mktemp("puzzles") / "trm"
+    folder.mkdir()
+    resolvers.register()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        cfg = compose("train", [
+            "data=parity", "data.corpus.train=60", "data.corpus.val=40", "data.corpus.test=40",
+            "data.corpus.test_length=8", "data.corpus.train_length=6", "data.puzzle_size=8",
+            "data.columns=8", "data.window_size=16", "model=trm", "model.width=16",
+            "model.n_refinements=2", "optimizer=adamw", "progress=false", f"run_dir={folder}",
+            "budget={steps:120,tokens:null,epochs:null,seconds:null}", "experiment_name=x",
+            "logger=none", "eval_every=60",
+        ])  # fmt: skip
+    train(cfg)
+    return folder
+
+
+def test_puzzles_are_scored_over_depth_and_a_depth_is_chosen_on_val(puzzle_run: Path) -> None:
+    run = load_run(puzzle_run)
+    found = solved(run)
+    assert [point["depth"] for point in found["curve"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+    assert found["trained"] == found["curve"][3]
+    told = json.loads((puzzle_run / "results.json").read_text())["test"]["test/solved"]
+    assert found["trained"]["percent"] == pytest.approx(100 * told["solved"])
+    val = [row["solved"] for row in by_depth(run.model, open_data(run), "val", 8)]
+    chosen = next(i for i in range(8) if val[i] == max(val))  # the shallowest of the best
+    assert found["chosen"] == found["curve"][chosen]
+
+
+def test_text_has_no_puzzles_to_solve(trained: Path) -> None:
+    with pytest.raises(UserError, match="measure=solved is of puzzles"):
+        solved(load_run(trained / "ar"))
+
+
 @pytest.mark.parametrize("name", MEASURES)
-def test_a_measurement_is_taken_once_and_told(trained: Path, name: str) -> None:
-    folder = trained / "trm"
+def test_a_measurement_is_taken_once_and_told(trained: Path, puzzle_run: Path, name: str) -> None:
+    folder = puzzle_run if name == "solved" else trained / "trm"
     measure_all(name, [folder], [], progress=False)
     before = (folder / f"{name}.json").stat().st_mtime_ns
     measure_all(name, [folder], [], progress=False)

@@ -225,6 +225,21 @@ def exit_figure(study: Values, styles: Styles) -> Figure:
     return figure
 
 
+def solved_figure(study: Values, styles: Styles) -> Figure:
+    """Draw the share of solved puzzles over refinements; a ring marks the depth of training."""
+    figure, axes = new_axes("Accuracy over depth", "refinements", "% of the test puzzles solved")
+    for k, entry in enumerate(study["entries"]):
+        color, points = PALETTE[k % len(PALETTE)], entry["curve"]
+        for at, mark, label in ((points, ".-", entry["name"]), ([entry["trained"]], "o", None)):
+            axes.plot(
+                [p["depth"]["mean"] for p in at], [p["percent"]["mean"] for p in at], mark,
+                markersize=4 if label else 9, fillstyle="full" if label else "none",
+                linewidth=1.2, color=color, label=label,
+            )  # fmt: skip
+    add_legend(axes)
+    return figure
+
+
 def _by_series(points: list[Values]) -> dict[str, list[Values]]:
     """Return points by the name of their series, in the order of their first entries."""
     series: dict[str, list[Values]] = {}
@@ -254,6 +269,10 @@ PICTURES: dict[str, tuple[str, Callable[[Values, Styles], Figure]]] = {
     ),
     "readout": ("Means over seeds with 95 % intervals; left is better.", readout_figure),
     "exits": ("Means over seeds; lower is better.", exit_figure),
+    "solved": (
+        "Means over seeds; a ring marks the depth of training. What refines nothing is at 0.",
+        solved_figure,
+    ),
     "depth_probe": (
         "Nats of a fresh linear layer on frozen states, held-out text; means over seeds.",
         probe_figure,

@@ -16,7 +16,7 @@ from trm_lightning.runs.stored_text import read_json
 from trm_lightning.studies.breaks import breaks, curve_point
 from trm_lightning.studies.entries import Entry, need
 from trm_lightning.studies.intervals import estimate
-from trm_lightning.studies.probes import depth_probe, exits, memory, readout
+from trm_lightning.studies.probes import depth_probe, exits, memory, readout, solved
 from trm_lightning.studies.run_records import Group
 
 Values = dict[str, Any]
@@ -25,6 +25,7 @@ MEASURES: dict[str, Callable[[LoadedRun], Values]] = {
     "readout": readout,
     "depth_probe": depth_probe,
     "exits": exits,
+    "solved": solved,
     "memory": memory,
 }
 
@@ -159,10 +160,23 @@ def _exit_sentence(entry: Values) -> str:
     )
 
 
+def _solved_sentence(entry: Values) -> str:
+    trained, chosen = entry["trained"], entry["chosen"]
+    depth = trained["depth"]["mean"]
+    told = f"{entry['name']} solves {_nats(trained['percent'])} % of the test puzzles"
+    if depth == 0:
+        return f"{told}."
+    return (
+        f"{told} with {depth:g} refinements, as trained, and {_nats(chosen['percent'])} % with "
+        f"{chosen['depth']['mean']:.3g}, the depth chosen on validation puzzles."
+    )
+
+
 _SENTENCES: dict[str, Callable[[Values], str]] = {
     "readout": _readout_sentence,
     "depth_probe": _probe_sentence,
     "exits": _exit_sentence,
+    "solved": _solved_sentence,
 }
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from trm_lightning.analysis.early_exit import score_early_exit
-from trm_lightning.data import EvalWindows, TextDataModule
+from trm_lightning.analysis.puzzles import by_depth
+from trm_lightning.data import EvalWindows, PuzzleDataModule, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, score_windows
 from trm_lightning.models import LanguageModel, Reading
@@ -143,6 +144,32 @@ def exits(run: LoadedRun) -> dict[str, Any]:
         "fixed": fixed,
         "early": early,
     }
+
+
+def solved(run: LoadedRun) -> dict[str, Any]:
+    """Score puzzles at every depth up to twice that of training, and choose one on "val".
+
+    Returns:
+        ``curve`` on test puzzles, a list of ``depth`` in refinements and ``percent`` solved; and
+        the points ``trained`` and ``chosen`` of it. A model that refines nothing has
+        the one depth 0.
+
+    Raises:
+        UserError: for text.
+    """
+    data = open_data(run)
+    if not isinstance(data, PuzzleDataModule):
+        raise UserError(f"measure=solved is of puzzles, and {data.name} is text.")
+    trained = run.model.scoring_depth
+    val, test = (
+        [
+            {"depth": float(row["refinements"]), "percent": 100 * row["solved"]}
+            for row in by_depth(run.model, data, split, 2 * trained)
+        ]
+        for split in ("val", "test")
+    )
+    best = max(range(len(val)), key=lambda i: (val[i]["percent"], -i))
+    return {"curve": test, "trained": test[max(trained, 1) - 1], "chosen": test[best]}
 
 
 def memory(run: LoadedRun) -> dict[str, Any]:

@@ -122,6 +122,10 @@ _TEXTS = {
         "stop early: where a refinement hardly changes their answer, or where a learned head "
         "expects it to be right."
     ),
+    "solved": (
+        "Test puzzles, scored with the same weights at every depth up to twice that of training. "
+        "The chosen depth is the one that solves most validation puzzles, run by run."
+    ),
     "readout": (
         "A fresh linear head, trained on the frozen states of nine tenths of the sampled training "
         "text and scored on the last tenth and on held-out text; the model's own head beside it. "
@@ -206,6 +210,22 @@ def _exit_table(study: Values) -> Table:
     return Table("Depth and nats", head, rows, n_text=2)
 
 
+def _solved_table(study: Values) -> Table:
+    head = ["Entry", "As trained (%)", "Refinements", "At the chosen depth (%)", "Refinements"]
+    rows = [
+        [
+            entry["name"],
+            *(
+                mean_cell(entry[at][value])
+                for at in ("trained", "chosen")
+                for value in ("percent", "depth")
+            ),
+        ]
+        for entry in study["entries"]
+    ]
+    return Table("Test puzzles solved", head, rows)
+
+
 def _probe_cell(score: Values) -> str:
     return f"{mean_cell(score['nats'])} ({100 * score['accuracy']['mean']:.1f} %)"
 
@@ -216,6 +236,7 @@ TABLES: dict[str, Callable[[Values], Table]] = {
     "trend": _trend_table,
     "gain": _trend_table,
     "exits": _exit_table,
+    "solved": _solved_table,
     "memory": _break_table,
     "readout": _readout_table,
     "depth_probe": _probe_table,
