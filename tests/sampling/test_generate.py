@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import Configure
 from omegaconf import OmegaConf
 from warm import WarmProcess
 
@@ -20,6 +21,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.models import AR, TRM, Looped, SourceTRM
 from trm_lightning.runs.checkpoint_file import FORMAT
 from trm_lightning.sampling.command import count_layers, generate, text_pieces
+from trm_lightning.training.fit import train
 
 TEXT = "To be, or not to be: that is the question.\nNot to be; to be! The naïve café — 雪 ☃.\n" * 3
 NET: dict[str, Any] = {"window_size": 12, "width": 16, "n_layers": 1, "n_heads": 2}
@@ -27,6 +29,7 @@ RECURSION = {"chunk_size": 2, "n_refinements": 2, "n_recursions": 1}
 SETTINGS: dict[str, Any] = {
     "exit_threshold": None,
     "trust": [],
+    "n_drafts": 0,
     "prompt": "to be", "n_tokens": 30, "n_samples": 1, "seed": 1, "device": "cpu",
     "sampling": {"_target_": "trm_lightning.sampling.methods.Sampler", "temperature": 0.8},
 }  # fmt: skip
@@ -197,3 +200,19 @@ def test_the_command_writes_to_the_screen_only(tmp_path: Path, warm: WarmProcess
     assert done.stdout.startswith("to be, or")
     assert "20 tokens in" in done.stderr
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_drafts_come_from_the_training_text_and_change_no_greedy_text(
+    configure: Configure, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cfg = configure("model=ar")
+    train(cfg)
+    told = []
+    for n_drafts in (0, 3):
+        capsys.readouterr()
+        run_generate(Path(cfg.run_dir), n_drafts=n_drafts, sampling={"temperature": 0}, prompt="")
+        told.append(capsys.readouterr())
+    assert told[0].out == told[1].out and "30 tokens in" in told[1].err
+    assert "tokens per prediction" in told[1].err and "per prediction" not in told[0].err
+    with pytest.raises(UserError, match="n_drafts must be at least 1"):
+        run_generate(Path(cfg.run_dir), n_drafts=-1)

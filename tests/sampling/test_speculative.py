@@ -1,19 +1,23 @@
 """Kept states give the scores of whole windows; drafted and verified text is distributed alike."""
 
 import itertools
+from collections import Counter
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from distributions import chi_square, rng
 from spread import spread
 from torch import Tensor
 
+from trm_lightning.errors import UserError
 from trm_lightning.models import TRM, Looped
 from trm_lightning.models.recursive import Recursive
-from trm_lightning.sampling import speculative
+from trm_lightning.sampling import ngrams, speculative
 from trm_lightning.sampling.command import count_layers
 from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.ngrams import NgramDrafts
 from trm_lightning.sampling.sample import sample, sample_batch
 from trm_lightning.sampling.speculative import verify
 
@@ -113,13 +117,20 @@ def exact(net: Recursive, prompt: list[int], n: int, draw: Sampler) -> Tensor:
     return probs.gather(2, texts[:, :, None])[:, :, 0].prod(dim=1)
 
 
-def counted(net: Recursive, prompt: list[int], n: int, draw: Sampler, n_texts: int) -> Tensor:
+def counted(
+    net: Recursive,
+    prompt: list[int],
+    n: int,
+    draw: Sampler,
+    n_texts: int,
+    drafts: NgramDrafts | None = None,
+) -> Tensor:
     """Return how often each text of n tokens is written in ``n_texts`` calls."""
     powers = net.vocab_size ** torch.arange(n - 1, -1, -1)
     counts = torch.zeros(net.vocab_size**n)
     text = torch.tensor([prompt])
     for _ in range(n_texts):
-        blocks = sample_batch(net, text, n, draw, speculative=True)
+        blocks = sample_batch(net, text, n, draw, speculative=True, drafts=drafts)
         counts[int(torch.cat(list(blocks), dim=1)[0] @ powers)] += 1
     return counts
 
@@ -170,6 +181,68 @@ def test_texts_are_as_frequent_as_their_exact_probability(
     assert (chi_square(counts, likelihood) < bound(likelihood * N_TEXTS)) == (rule is verify)
     # Nothing that filters rule out is ever written.
     assert counts[likelihood == 0].sum() == 0 or rule is not verify
+
+
+@pytest.mark.parametrize(
+    ("settings", "rule"), [({}, verify), (FILTERS, verify), ({}, accept_all), ({}, redraw_from_all)]
+)
+def test_texts_from_ngrams_are_as_frequent_as_their_exact_probability(
+    settings: dict[str, Any], rule: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As above, with drafts from a text that the model does not follow."""
+    monkeypatch.setattr(speculative, "verify", rule)
+    net = make_net(1, vocab_size=3, n_layers=1, n_recursions=0)
+    drafts = NgramDrafts(torch.randint(3, (200,), generator=rng(4)).numpy(), 3, 2)
+    draw = Sampler(rng(), **settings)
+    likelihood = exact(net, [1, 0, 2], 3, draw)
+    counts = counted(net, [1, 0, 2], 3, draw, N_TEXTS, drafts)
+    assert (chi_square(counts, likelihood) < bound(likelihood * N_TEXTS)) == (rule is verify)
+
+
+def witten_bell(text: list[int], context: list[int], vocab_size: int) -> list[float]:
+    """Count again for each question: the definition, in plain Python."""
+    probs = [1 / vocab_size] * vocab_size
+    for n in range(min(len(context), ngrams.ORDER) + 1):
+        seen = context[len(context) - n :]
+        after = Counter(text[i + n] for i in range(len(text) - n) if text[i : i + n] == seen)
+        if not after:
+            break
+        total = after.total() + len(after)
+        probs = [(after[v] + len(after) * p) / total for v, p in enumerate(probs)]
+    return probs
+
+
+def test_ngrams_are_counted_and_smoothed_as_defined() -> None:
+    text = torch.randint(4, (150,), generator=rng(2)).tolist()
+    drafts = NgramDrafts(np.array(text, dtype=np.uint16), 5, 1)  # 4 is never seen
+    contexts = [text[i : i + n] for n in range(8) for i in (0, 20, 77)]
+    for context in [*contexts, text[-3:], [4], [0, 4], [4, 0], [0, 1, 2, 3, 0, 1]]:
+        found = drafts.probs(context)
+        assert found.tolist() == pytest.approx(witten_bell(text, context, 5), abs=1e-12)
+        assert found.sum() == pytest.approx(1) and found.min() > 0
+
+
+@pytest.mark.parametrize("n_prompt", [0, 1, L - 1, 2 * L + 1])
+def test_without_chance_ngrams_write_the_same_in_fewer_runs(n_prompt: int) -> None:
+    net = make_net(1).double()
+    prompt = [1 + i * 5 % (V - 1) for i in range(n_prompt)]
+    plain = list(sample(net, prompt, 4 * L, Sampler(rng(), temperature=0)))
+    # What the model writes, for the n-grams to learn, and another text.
+    for tokens, few in ((plain, True), (some_tokens()[0].tolist(), False)):
+        drafts = NgramDrafts(np.array(tokens), V, 3)
+        with count_layers(net) as blocks:
+            drafted = list(sample(net, prompt, 4 * L, Sampler(rng(), temperature=0), drafts=drafts))
+        assert drafted == plain
+        runs = len(blocks) / (len(net.layers) * net.n_passes)
+        assert not few or runs < 3 * L
+
+
+def test_drafts_that_nothing_verifies_are_refused() -> None:
+    drafts = NgramDrafts(np.arange(V), V, 2)
+    with pytest.raises(UserError, match="cannot verify drafts"):
+        sample(make_net(3), [], 5, Sampler(rng()), drafts=drafts)
+    with pytest.raises(UserError, match="n_drafts must be at least 1"):
+        NgramDrafts(np.arange(V), V, 0)
 
 
 def test_verified_tokens_are_distributed_as_wanted() -> None:

@@ -72,6 +72,7 @@ class GenerateConfig:
     prompt: str
     n_tokens: int
     n_samples: int
+    n_drafts: int
     sampling: Any = field(metadata=BUILT)
     exit_threshold: float | None
     seed: int = field(metadata=SEED)

@@ -13,8 +13,9 @@ from trm_lightning.data import Tokenizer
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.printable import printable
-from trm_lightning.runs.load import LoadedRun, find_device, load_run
+from trm_lightning.runs.load import LoadedRun, find_device, load_run, open_data
 from trm_lightning.sampling.methods import Sampler
+from trm_lightning.sampling.ngrams import NgramDrafts
 from trm_lightning.sampling.sample import sample
 
 # Tokens that are decoded again with each new one, so that blanks between words come out right
@@ -40,13 +41,14 @@ def generate(cfg: DictConfig) -> None:
     prompt = encode_prompt(run, str(cfg.prompt))
     if not run.model.is_likelihood:
         _note("this model was trained with the answer in view; it writes without it.")
+    drafts = _ngrams(run, cfg.n_drafts) if cfg.n_drafts else None
     sampler: Sampler = instantiate(cfg.sampling, generator=torch.Generator().manual_seed(cfg.seed))
     start = time.perf_counter()
     with count_layers(run.model) as calls:
         for i in range(cfg.n_samples):
             if cfg.n_samples > 1:
                 print(f"--- {i + 1} ---")
-            ids = sample(run.model, prompt, cfg.n_tokens, sampler)
+            ids = sample(run.model, prompt, cfg.n_tokens, sampler, drafts=drafts)
             print(printable(run.tokenizer.decode(prompt)), end="")
             for piece in text_pieces(run.tokenizer, prompt, ids):
                 print(printable(piece), end="", flush=True)
@@ -54,8 +56,14 @@ def generate(cfg: DictConfig) -> None:
     seconds, n = time.perf_counter() - start, cfg.n_tokens * cfg.n_samples
     _note(
         f"{n} tokens in {seconds:.1f} s, {n / seconds:.0f} tokens/s"
-        + _passes(run.model, n, len(calls))
+        + _passes(run.model, n, len(calls), drafts is not None)
     )
+
+
+def _ngrams(run: LoadedRun, n_drafts: int) -> NgramDrafts:
+    """Count the n-grams of the text that a run was trained on."""
+    data = open_data(run)
+    return NgramDrafts(data.splits["train"].tokens, data.vocab_size, n_drafts)
 
 
 def encode_prompt(run: LoadedRun, text: str) -> list[int]:
@@ -97,13 +105,13 @@ def count_layers(model: LanguageModel) -> Iterator[list[None]]:
             handle.remove()
 
 
-def _passes(model: LanguageModel, n_tokens: int, n_calls: int) -> str:
+def _passes(model: LanguageModel, n_tokens: int, n_calls: int, drafted: bool) -> str:
     """Say how many passes through the layers a token took, and what a whole prediction gave."""
     if not model.layers:
         return ""
     n_passes = n_calls / len(model.layers)
     text = f", {n_passes / n_tokens:.2f} passes through the blocks per token"
-    if model.chunk_size == 1 or model.exit_threshold is not None:
+    if (model.chunk_size == 1 and not drafted) or model.exit_threshold is not None:
         return text
     per_prediction = n_passes / (model.n_passes * model.n_supervision)
     return f"{text}, {n_tokens / per_prediction:.2f} tokens per prediction"

@@ -4,15 +4,18 @@ Shapes: B sequences, T tokens, C chunk, L window, D width, V vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
 from trm_lightning.models.arguments import least_problems, raise_problems
 from trm_lightning.models.base import IncrementalWindow
 from trm_lightning.sampling.methods import Sampler
-from trm_lightning.sampling.speculative import verified_blocks
+from trm_lightning.sampling.ngrams import NgramDrafts
+from trm_lightning.sampling.speculative import ngram_blocks, verified_blocks
 
 
 def sample(
@@ -22,6 +25,7 @@ def sample(
     sampler: Sampler,
     *,
     speculative: bool = True,
+    drafts: NgramDrafts | None = None,
 ) -> Iterator[int]:
     """Yield the ids that continue one prompt, as they are drawn.
 
@@ -31,14 +35,15 @@ def sample(
         n_tokens: how many ids to yield.
         sampler: draws an id from each distribution.
         speculative: see :func:`sample_batch`.
+        drafts: see :func:`sample_batch`.
 
     Raises:
-        UserError: when ``n_tokens`` is less than 1; at once, not at the first id.
+        UserError: for settings that do not fit; at once, not at the first id.
         ValueError: when the model is in training mode.
     """
     device = next(model.parameters()).device
     prompt = torch.tensor([list(prompt_ids)], dtype=torch.long, device=device)
-    blocks = sample_batch(model, prompt, n_tokens, sampler, speculative=speculative)
+    blocks = sample_batch(model, prompt, n_tokens, sampler, speculative=speculative, drafts=drafts)
     return (int(token) for block in blocks for token in block[0])
 
 
@@ -49,6 +54,7 @@ def sample_batch(
     sampler: Sampler,
     *,
     speculative: bool = False,
+    drafts: NgramDrafts | None = None,
 ) -> Iterator[Tensor]:
     """Yield ids (B, n) that continue ``prompts`` (B, T), ``n_tokens`` of them in all; T may be 0.
 
@@ -63,9 +69,10 @@ def sample_batch(
         speculative: with chunks scored left to right and B = 1, verify several drafted tokens at
             once: the same distribution of the text in fewer passes, with n accepted tokens at a
             time, but not each drawn by a call of ``sampler``.
+        drafts: with chunks of one token and B = 1, tokens to verify in the same way.
 
     Raises:
-        UserError: when ``n_tokens`` is less than 1.
+        UserError: when ``n_tokens`` is less than 1, or nothing verifies the drafts.
         ValueError: when the model is in training mode.
     """
     raise_problems(least_problems({"n_tokens": (n_tokens, 1)}), "sampling")
@@ -73,10 +80,17 @@ def sample_batch(
         raise ValueError("the model is in training mode: dropout would change what is sampled")
     model = model if model.is_likelihood else model.without_answer()
     text = _last_chunks(model, prompts)
+    if drafts is not None and (model.open_window() is None or model.chunk_size > 1):
+        raise UserError(
+            "This model cannot verify drafts: it predicts chunks, or keeps nothing between tokens.",
+            "Set n_drafts=0.",
+        )
     if model.open_window() is None:
         return _first(n_tokens, _continue_by_scores(model, text, sampler))
-    write = _next_token
-    if model.factorization == "parallel":
+    write: Write = _next_token
+    if drafts is not None and len(text) == 1:
+        write = partial(ngram_blocks, drafts)
+    elif model.factorization == "parallel":
         write = _rest_of_chunk
     elif speculative and len(text) == 1 and model.chunk_size > 1:
         write = verified_blocks
@@ -106,7 +120,7 @@ def _continue_by_scores(model: LanguageModel, text: Tensor, sampler: Sampler) ->
         text = torch.cat((text, tokens), dim=1)
 
 
-Write = Callable[[LanguageModel, IncrementalWindow, Sampler], Iterator[Tensor]]
+Write = Callable[[LanguageModel, IncrementalWindow, Sampler, Tensor], Iterator[Tensor]]
 
 
 @torch.no_grad()
@@ -125,7 +139,7 @@ def _continue_windows(
         while inputs.shape[1] <= model.window_size:
             if window.n_read < inputs.shape[1]:
                 window.read(inputs[:, window.n_read :])
-            for ids in write(model, window, sampler):
+            for ids in write(model, window, sampler, inputs):
                 yield ids
                 inputs = torch.cat((inputs, ids), dim=1)
         n_chunks = model.window_size // 2 // model.chunk_size
@@ -133,14 +147,14 @@ def _continue_windows(
 
 
 def _next_token(
-    model: LanguageModel, window: IncrementalWindow, sampler: Sampler
+    model: LanguageModel, window: IncrementalWindow, sampler: Sampler, text: Tensor
 ) -> Iterator[Tensor]:
     """Yield the next token (B, 1)."""
     yield sampler(window.distribution(window.last).cpu()).to(window.last.device)
 
 
 def _rest_of_chunk(
-    model: LanguageModel, window: IncrementalWindow, sampler: Sampler
+    model: LanguageModel, window: IncrementalWindow, sampler: Sampler, text: Tensor
 ) -> Iterator[Tensor]:
     """Yield the rest of the chunk (B, n), its tokens independent of each other.
 
