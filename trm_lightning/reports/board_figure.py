@@ -37,17 +37,28 @@ def board_figure(
     device = next(model.parameters()).device
     found = answers(model, question[None].to(device), depths)[:, 0].cpu()
     width, height = data.board_shape
+    flat = width > 2 * height  # boards one below the other, else side by side
+    n_down, n_right = (n_boards + 1, 1) if flat else (1, n_boards + 1)
     size = (
-        max(_INCHES_PER_CELL * width, 0.9) * (n_boards + 1) + 0.4,
-        _INCHES_PER_CELL * height + 0.5,
+        max(_INCHES_PER_CELL * width, 0.9) * n_right + 0.4,
+        (_INCHES_PER_CELL * height + 0.25) * n_down + 0.25,
     )
     figure = Figure(size, dpi=DPI, layout="constrained")
-    axes = figure.subplots(1, n_boards + 1, squeeze=False)[0]
-    given = question == solution
-    _draw(axes[0], data, "puzzle", question, given, torch.zeros_like(given))
-    for panel, depth, answer in zip(axes[1:], depths, found, strict=True):
+    first, *others = figure.subplots(n_down, n_right, squeeze=False).flat
+    nothing = torch.zeros_like(question, dtype=torch.bool)
+    _draw(first, data, "puzzle", question, ~nothing, nothing)
+    given = _given(data, question, solution)
+    for panel, depth, answer in zip(others, depths, found, strict=True):
         _draw(panel, data, f"after {depth}", answer, given, answer != solution)
     return figure
+
+
+def _given(data: PuzzleDataModule, question: Tensor, solution: Tensor) -> Tensor:
+    """Return which cells of the answer the question gives: none, where it is of other cells."""
+    symbols = np.array([data.tokenizer.token(cell) for cell in question.tolist()])
+    is_open = torch.from_numpy(symbols == data.puzzles_source.empty)
+    same = question == solution
+    return same if bool((same | is_open).all()) else torch.zeros_like(same)
 
 
 def _draw(

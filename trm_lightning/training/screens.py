@@ -110,7 +110,7 @@ def _use(results: dict[str, Any], folder: Path, trust: list[str]) -> tuple[str, 
 def _other_model(results: dict[str, Any], folder: Path) -> list[tuple[str, str]]:
     """Return the command that trains what to compare a run with; none where none composes."""
     other = "trm" if results["config"]["model"]["_target_"].endswith(".AR") else "ar"
-    purpose = "the baseline, in the same shape" if other == "ar" else "the recursive model"
+    purpose = "the baseline" if other == "ar" else "the recursive model"
     program, *arguments = results["environment"]["command"]
     try:
         words = words_for(other, arguments if program in PROGRAMS else [], folder)
