@@ -53,6 +53,30 @@ def test_windows_give_way_after_their_steps_or_when_they_halt() -> None:
     ]  # fmt: skip
 
 
+def test_some_windows_explore_beyond_what_the_head_says() -> None:
+    """Those that stay where the head lets all go have a random number of steps, 2 to 5."""
+    torch.manual_seed(0)
+    n, chance = 4000, 0.3
+    carry = Carry(model(n_supervision=5), chance)
+    carry.admit(torch.zeros(n, 8))
+    ones, zero = (torch.ones(n, 4, 8), torch.ones(n, 4, 8)), torch.tensor(0.0)
+    for taken, fewer in ((1, 1), (2, 3 / 4), (3, 2 / 4), (4, 1 / 4), (5, 0)):
+        carry.keep(SupervisionStep(zero, zero, ones, torch.ones(n, dtype=torch.bool)))
+        stay = float((~carry.done).float().mean())
+        assert carry.n_steps.eq(taken).all()
+        assert abs(stay - chance * fewer) <= 4 * (chance * fewer / n) ** 0.5
+
+
+def test_without_exploration_the_head_decides_and_nothing_is_drawn() -> None:
+    carry = Carry(model())
+    before = torch.get_rng_state()
+    carry.admit(torch.zeros(2, 8))
+    ones, zero = (torch.ones(2, 4, 8), torch.ones(2, 4, 8)), torch.tensor(0.0)
+    carry.keep(SupervisionStep(zero, zero, ones, torch.tensor([True, False])))
+    assert carry.done.tolist() == [True, False]
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_the_halting_head_decides_by_the_answer_alone() -> None:
     net = model(halt_loss_weight=1.0)
     assert net.halt is not None
@@ -69,7 +93,9 @@ def test_the_halting_head_decides_by_the_answer_alone() -> None:
 
 
 def test_training_is_the_papers_loop_written_out(configure: Configure) -> None:
-    cfg = configure(*SETTINGS, "optimizer.weight_decay=0", "model.halt_loss_weight=0.5")
+    cfg = configure(
+        *SETTINGS, "optimizer.weight_decay=0", "model.halt_loss_weight=0.5", "halt_exploration=0"
+    )
     data = instantiate(cfg.data)
     data.prepare_data()
     data.setup()
@@ -124,6 +150,7 @@ def test_a_resumed_run_goes_on_with_the_windows_in_work(configure: Configure) ->
     [
         ("model.n_supervision=1", "model.n_supervision to 2 or more"),
         ("gradient_accumulation=2", "gradient_accumulation=1"),
+        ("halt_exploration=2", "halt_exploration must lie in"),
     ],
 )
 def test_what_cannot_be_carried_is_refused(configure: Configure, override: str, told: str) -> None:

@@ -47,6 +47,7 @@ class TrainConfig:
     gradient_accumulation: int = field(metadata=COUNT)
     accumulate_supervision: bool
     carry: bool
+    halt_exploration: float
     init_from: str | None = field(metadata={"example": RUN})
     eval_every: int = field(metadata=COUNT)
     log_every: int = field(metadata=COUNT)

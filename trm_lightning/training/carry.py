@@ -2,7 +2,8 @@
 
 Each optimizer step is one supervision step of every window of the batch. A window stays, with its
 state, until it has had ``n_supervision`` of them or the halting head holds it for solved; then a
-window of the next batch takes its place.
+window of the next batch takes its place. Some stay longer than the head says, so that it sees what
+more steps do to what it holds for solved.
 
 Shapes: B windows, L tokens, S states, D width.
 """
@@ -17,8 +18,8 @@ from trm_lightning.models import LanguageModel
 from trm_lightning.models.base import SupervisionStep
 
 
-def check_carry(model: LanguageModel, gradient_accumulation: int) -> None:
-    """Check that there is something to carry.
+def check_carry(model: LanguageModel, gradient_accumulation: int, halt_exploration: float) -> None:
+    """Check that there is something to carry, and how.
 
     Raises:
         UserError: naming the setting that does not fit.
@@ -30,10 +31,18 @@ def check_carry(model: LanguageModel, gradient_accumulation: int) -> None:
         )
     if gradient_accumulation > 1:
         raise UserError("carry=true needs gradient_accumulation=1: windows stay in their rows.")
+    if not 0 <= halt_exploration <= 1:
+        raise UserError(f"halt_exploration must lie in [0, 1] (is {halt_exploration}).")
 
 
 class Carry:
     """The windows in work.
+
+    Args:
+        model: that is trained.
+        halt_exploration: chance in each step that a window stays although the head says it may go,
+            unless it has had a random number of steps, 2 to ``n_supervision``; the paper's code
+            has 0.1.
 
     Attributes:
         tokens: (B, L) ids; None before the first batch.
@@ -42,8 +51,9 @@ class Carry:
         done: (B,) which windows the next batch replaces.
     """
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, halt_exploration: float = 0.0) -> None:
         self.model = model
+        self.halt_exploration = halt_exploration
         self.tokens: Tensor | None = None
         self.state: Any = None
         self.n_steps = self.done = torch.zeros(0)
@@ -65,7 +75,15 @@ class Carry:
         self.n_steps = self.n_steps + 1
         self.done = self.n_steps >= self.model.n_supervision
         if step.halted is not None:
-            self.done = self.done | step.halted
+            self.done = self.done | (step.halted & ~self._explores())
+
+    def _explores(self) -> Tensor:
+        """Draw which windows (B,) stay whatever the head says."""
+        if self.halt_exploration == 0:
+            return torch.zeros_like(self.n_steps, dtype=torch.bool)
+        least = torch.randint_like(self.n_steps, 2, self.model.n_supervision + 1)
+        chosen = torch.rand(self.n_steps.shape, device=least.device) < self.halt_exploration
+        return chosen & (self.n_steps < least)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything for a checkpoint, as plain containers."""

@@ -249,6 +249,7 @@ def build_module(
         gradient_accumulation=cfg.gradient_accumulation,
         is_puzzle=data.is_puzzle,
         carry=cfg.carry,
+        halt_exploration=cfg.get("halt_exploration", 0.0),  # runs begun before there was one
     )
 
 

@@ -61,6 +61,7 @@ class TrainingModule(L.LightningModule):
             step, instead of one after each.
         is_puzzle: score puzzles solved, not the perplexity of a text.
         carry: one supervision step per batch, windows carried over batches; see :class:`Carry`.
+        halt_exploration: see :class:`Carry`.
 
     Attributes:
         scores: the last validation's scores, by names such as ``val/ppl``.
@@ -85,6 +86,7 @@ class TrainingModule(L.LightningModule):
         gradient_accumulation: int = 1,
         is_puzzle: bool = False,
         carry: bool = False,
+        halt_exploration: float = 0.0,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -98,9 +100,9 @@ class TrainingModule(L.LightningModule):
         self.accumulate_supervision = accumulate_supervision
         self.gradient_accumulation = gradient_accumulation
         self.is_puzzle = is_puzzle
-        self.carry = Carry(model) if carry else None
+        self.carry = Carry(model, halt_exploration) if carry else None
         if carry:
-            check_carry(model, gradient_accumulation)
+            check_carry(model, gradient_accumulation, halt_exploration)
         self._graphed: GraphedStep | None = None
         self.total_steps = total_steps
         self.time_share = time_share
