@@ -166,9 +166,10 @@ def _solved_sentence(entry: Values) -> str:
     told = f"{entry['name']} solves {_nats(trained['percent'])} % of the test puzzles"
     if depth == 0:
         return f"{told}."
+    plural = "s" if depth > 1 else ""
     return (
-        f"{told} with {depth:g} refinements, as trained, and {_nats(chosen['percent'])} % with "
-        f"{chosen['depth']['mean']:.3g}, the depth chosen on validation puzzles."
+        f"{told} with {depth:g} refinement{plural}, as trained, and {_nats(chosen['percent'])} % "
+        f"with {chosen['depth']['mean']:.3g}, the depth chosen on validation puzzles."
     )
 
 

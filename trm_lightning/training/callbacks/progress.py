@@ -6,6 +6,7 @@ import lightning as L
 from tqdm import tqdm
 
 from trm_lightning.evaluation.metrics import ALL_MEANINGS
+from trm_lightning.optim.schedules import UNLIMITED
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.train_log import TrainLog
 
@@ -29,7 +30,7 @@ class Progress(L.Callback):
         assert isinstance(pl_module, TrainingModule)
         if trainer.is_global_zero:
             self.bar = tqdm(
-                total=pl_module.total_steps,
+                total=pl_module.total_steps if pl_module.total_steps < UNLIMITED else None,
                 initial=pl_module.optimizer_steps,
                 unit="step",
                 mininterval=0.5,

@@ -10,6 +10,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from trm_lightning.evaluation.metrics import safe_exp
+from trm_lightning.optim.schedules import UNLIMITED
 from trm_lightning.runs.history import append_line, drop_lines_after
 from trm_lightning.training import TrainingModule
 from trm_lightning.training.callbacks.time_budget import TimeBudget
@@ -117,7 +118,9 @@ class TrainLog(L.Callback):
             shown = ", ".join(
                 f"{name} {score.headline:.4g}" for name, score in module.scores.items()
             )
-            steps = f"step {module.optimizer_steps:,} of {module.total_steps:,}"
+            steps = f"step {module.optimizer_steps:,}"
+            if module.total_steps < UNLIMITED:
+                steps += f" of {module.total_steps:,}"
             _log.info("%s: %s (%.0f s of training)", steps, shown, self.clock.seconds)
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
