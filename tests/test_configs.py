@@ -72,6 +72,7 @@ PARAMETERS = {
     "reproduce/wikitext103_trm": (50_258, 6_838_528),
     "quickstart": (287, 250_944),
     "deep_supervision": (287, 432_896),
+    "carry": (287, 432_896 + 128 + 1),  # a halting head
 }
 
 
