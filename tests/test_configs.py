@@ -33,7 +33,15 @@ def composed(run: Path, *overrides: str) -> DictConfig:
 CHARS = pytest.param("builtin_char", marks=pytest.mark.slow)
 
 
-@pytest.mark.parametrize("model", choices("model"))
+# Trained by test_reproductions_run as well.
+SLOW_MODELS = {"source_trm"}
+MODELS = [
+    pytest.param(name, marks=pytest.mark.slow) if name in SLOW_MODELS else name
+    for name in choices("model")
+]
+
+
+@pytest.mark.parametrize("model", MODELS)
 @pytest.mark.parametrize("data", [CHARS, "builtin_word"])
 def test_every_model_trains_and_is_scored(configure: Configure, model: str, data: str) -> None:
     # A word is several letters: fewer words make as many tokens.
