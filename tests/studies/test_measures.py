@@ -6,10 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import Configure
+from compare_folders import SMALL
+from conftest import SHORT_PLAY, Configure
+from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 
 from trm_lightning.analysis.puzzles import by_depth
+from trm_lightning.cli import resolvers
+from trm_lightning.cli.compose import conf_dir
 from trm_lightning.errors import UserError
 from trm_lightning.models import AR, LanguageModel
 from trm_lightning.reports.colors import series_styles
@@ -55,31 +59,27 @@ def few_positions(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probes, "LEAST_STEPS", 200)
 
 
+def trained_run(folder: Path, *words: str) -> Path:
+    """Train a run of a few steps in a new folder."""
+    resolvers.register()
+    folder.mkdir()
+    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
+        cfg = compose("train", [f"run_dir={folder}", "experiment_name=x", "progress=false", *words])
+    train(cfg)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of AR and one of TRM with a halting head."""
-    from compare_folders import SMALL
-    from conftest import SHORT_PLAY
-    from hydra import compose, initialize_config_dir
-
-    from trm_lightning.cli import resolvers
-    from trm_lightning.cli.compose import conf_dir
-
     root = tmp_path_factory.mktemp("measured")
-    resolvers.register()
-    own = {
-        "ar": ["model=ar"],
-        "trm": ["model=trm", "model.n_recursions=2", "model.halt_loss_weight=0.5"],
-    }
-    for name, words in own.items():
-        (root / name).mkdir()
-        with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-            cfg = compose("train", [
-                "data=builtin_char", *SMALL, *SHORT_PLAY, *words, "progress=false",
-                "budget={steps:30,tokens:null,epochs:null,seconds:null}", f"run_dir={root / name}",
-                "experiment_name=x", "data.corpus.train_words=1500",
-            ])  # fmt: skip
-        train(cfg)
+    common = [
+        "data=builtin_char", *SMALL, *SHORT_PLAY, "data.corpus.train_words=1500",
+        "budget={steps:30,tokens:null,epochs:null,seconds:null}",
+    ]  # fmt: skip
+    trained_run(root / "ar", *common, "model=ar")
+    halting = ["model=trm", "model.n_recursions=2", "model.halt_loss_weight=0.5"]
+    trained_run(root / "trm", *common, *halting)
     return root
 
 
@@ -137,25 +137,14 @@ def test_exits_lie_on_the_curve_of_fixed_depths_at_its_ends(trained: Path) -> No
 @pytest.fixture(scope="module")
 def puzzle_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of TRM on small puzzles, trained with a depth of 4."""
-    from hydra import compose, initialize_config_dir
-
-    from trm_lightning.cli import resolvers
-    from trm_lightning.cli.compose import conf_dir
-
-    folder = tmp_path_factory.mktemp("puzzles") / "trm"
-    folder.mkdir()
-    resolvers.register()
-    with initialize_config_dir(version_base="1.3", config_dir=str(conf_dir())):
-        cfg = compose("train", [
-            "data=parity", "data.corpus.train=60", "data.corpus.val=40", "data.corpus.test=40",
-            "data.corpus.test_length=8", "data.corpus.train_length=6", "data.puzzle_size=8",
-            "data.columns=8", "data.window_size=16", "model=trm", "model.width=16",
-            "model.n_refinements=2", "optimizer=adamw", "progress=false", f"run_dir={folder}",
-            "budget={steps:120,tokens:null,epochs:null,seconds:null}", "experiment_name=x",
-            "logger=none", "eval_every=60",
-        ])  # fmt: skip
-    train(cfg)
-    return folder
+    return trained_run(
+        tmp_path_factory.mktemp("puzzles") / "trm",
+        "data=parity", "data.corpus.train=60", "data.corpus.val=40", "data.corpus.test=40",
+        "data.corpus.test_length=8", "data.corpus.train_length=6", "data.puzzle_size=8",
+        "data.columns=8", "data.window_size=16", "model=trm", "model.width=16",
+        "model.n_refinements=2", "optimizer=adamw", "logger=none", "eval_every=60",
+        "budget={steps:120,tokens:null,epochs:null,seconds:null}",
+    )  # fmt: skip
 
 
 def test_puzzles_are_scored_over_depth_and_a_depth_is_chosen_on_val(puzzle_run: Path) -> None:

@@ -108,10 +108,7 @@ def by_threshold(
 
 
 def _chosen(model: LanguageModel, data: PuzzleDataModule, split: str, content: Row) -> Row:
-    """Choose depth and threshold on validation puzzles; return the rows of ``split`` for them.
-
-    The most puzzles solved, and of those the least work.
-    """
+    """Choose depth and threshold on validation puzzles; return the rows of ``split`` for them."""
     chosen: Row = {}
     depths, halting = content["depths"], content["halting"]
     if split != CHOSEN_ON:
@@ -123,9 +120,13 @@ def _chosen(model: LanguageModel, data: PuzzleDataModule, split: str, content: R
         ("halting", halting, "mean_depth"),
     ):
         if tried:
-            best = max(tried, key=lambda row: (row["solved"], -row[work]))
-            chosen[name] = content[name][tried.index(best)]
+            chosen[name] = content[name][best_row(tried, work)]
     return chosen
+
+
+def best_row(rows: Sequence[Row], work: str) -> int:
+    """Return which row solves most puzzles, and of those that solve as many the least ``work``."""
+    return max(range(len(rows)), key=lambda i: (rows[i]["solved"], -rows[i][work]))
 
 
 def _row(score: PuzzleScore) -> Row:

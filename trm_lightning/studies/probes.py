@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trm_lightning.analysis.early_exit import score_early_exit
-from trm_lightning.analysis.puzzles import by_depth
+from trm_lightning.analysis.puzzles import best_row, by_depth
 from trm_lightning.data import EvalWindows, PuzzleDataModule, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, score_windows
@@ -161,15 +161,10 @@ def solved(run: LoadedRun) -> dict[str, Any]:
     if not isinstance(data, PuzzleDataModule):
         raise UserError(f"measure=solved is of puzzles, and {data.name} is text.")
     trained = run.model.scoring_depth
-    val, test = (
-        [
-            {"depth": float(row["refinements"]), "percent": 100 * row["solved"]}
-            for row in by_depth(run.model, data, split, 2 * trained)
-        ]
-        for split in ("val", "test")
-    )
-    best = max(range(len(val)), key=lambda i: (val[i]["percent"], -i))
-    return {"curve": test, "trained": test[max(trained, 1) - 1], "chosen": test[best]}
+    val, test = (by_depth(run.model, data, split, 2 * trained) for split in ("val", "test"))
+    curve = [{"depth": float(row["refinements"]), "percent": 100 * row["solved"]} for row in test]
+    chosen = curve[best_row(val, "refinements")]
+    return {"curve": curve, "trained": curve[max(trained, 1) - 1], "chosen": chosen}
 
 
 def memory(run: LoadedRun) -> dict[str, Any]:
