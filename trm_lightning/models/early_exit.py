@@ -24,15 +24,8 @@ def halting_head(width: int) -> nn.Linear:
     return head
 
 
-def halting_loss(head: nn.Module, answers: Tensor, right: Tensor) -> Tensor:
-    """Return the cross-entropy of a head's guesses.
-
-    Args:
-        head: a halting head.
-        answers: (…, D), detached: the head judges the answers, they do not learn to please it.
-        right: (…), whether each answer's likeliest token is its target.
-    """
-    guesses = head(answers)[..., 0]
+def halting_loss(guesses: Tensor, right: Tensor) -> Tensor:
+    """Return the cross-entropy of a head's guesses, logits (…), of whether answers are right (…)."""
     return nn.functional.binary_cross_entropy_with_logits(guesses, right.to(guesses.dtype))
 
 
@@ -44,8 +37,8 @@ class EarlyExit:
 
     Args:
         threshold: a group exits when a refinement changes its answers by less than this part of
-            their norm (mean over the group); with ``halt``, when the mean probability of its
-            answers being right exceeds this.
+            their norm (mean over the group); with ``halt``, when the probability of its answers
+            being right exceeds this (of the mean logit over the group).
         groups: (S,) the exit group of each state, 0, 1, ….
         halt: maps answers (B, S, D) to the logit (B, S, 1) of being right; None for a fixed point.
     """
@@ -70,8 +63,8 @@ class EarlyExit:
         if self.halt is None:
             active = self._changes(old[0].detach(), new[0].detach()) >= self.threshold
         else:
-            right = self.halt(new[0].detach()).sigmoid()[:, :, 0]
-            active = self._group_means(right) <= self.threshold
+            logits = self.halt(new[0].detach())[:, :, 0]
+            active = self._group_means(logits).sigmoid() <= self.threshold
         self._active = active if self._active is None else self._active & active
         return new
 

@@ -74,7 +74,7 @@ class Recursive(Transformer):
         lookahead_loss_weight: weight in the loss of the other factorization's predictions.
         halt_loss_weight: weight in the loss of a head that learns, after each refinement with
             gradient, whether the likeliest token is the right one; on puzzles, as in the paper,
-            whether all cells are. 0 for no such head.
+            whether all cells are, and there its gradient reaches the blocks. 0 for no such head.
         chunk_visibility: whether the states of a chunk see its look-ahead states; without it, each
             of those sees itself and the text alone.
         puzzle_size: C, cells of the puzzles whose answers are predicted together; None for text.
@@ -219,20 +219,27 @@ class Recursive(Transformer):
             ahead = self.nll(out.lookahead, targets[:, out.lookahead_columns])
             loss = loss + self.lookahead_loss_weight * ahead
         if self.halt is not None:
-            answers = torch.stack([*out.intermediate, out.answer]).detach()
-            with torch.no_grad():
-                right = self.logits(answers).argmax(dim=-1) == targets
-                if self.puzzle_size is not None:
-                    right = right.all(dim=-1, keepdim=True).expand_as(right)
-            loss = loss + self.halt_loss_weight * halting_loss(self.halt, answers, right)
+            answers = torch.stack([*out.intermediate, out.answer])
+            loss = loss + self.halt_loss_weight * self._halting_loss(self.halt, answers, targets)
         return SupervisionStep(loss, nll, out.state, self._halted(out.answer))
+
+    def _halting_loss(self, head: nn.Module, answers: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of the head's guesses for ``answers`` (n, B, T, D)."""
+        with torch.no_grad():
+            right = self.logits(answers).argmax(dim=-1) == targets
+        if self.puzzle_size is None:
+            # Detached: the head judges the answers, they do not learn to please it.
+            return halting_loss(head(answers.detach())[..., 0], right)
+        # As in the paper, the network learns to show in its answer whether a board is solved: one
+        # guess for each, the mean over its cells.
+        return halting_loss(head(answers)[..., 0].mean(dim=-1), right.all(dim=-1))
 
     @torch.no_grad()
     def _halted(self, answer: Tensor) -> Tensor | None:
         """Say which windows are more likely solved than not, by the halting head; (B,)."""
         if self.halt is None:
             return None
-        likely: Tensor = self.halt(answer).sigmoid()[..., 0].mean(dim=1) > 0.5
+        likely: Tensor = self.halt(answer)[..., 0].mean(dim=1) > 0
         return likely
 
     def restarted(self, state: State, rows: Tensor) -> State:
