@@ -186,3 +186,23 @@ def test_answers_are_written_cell_by_cell_without_the_right_ones() -> None:
 
 def test_boards_stand_side_by_side() -> None:
     assert side_by_side({"a": "1 2\n3 4", "long": "x\ny"}) == "a     long\n1 2   x\n3 4   y"
+
+
+@pytest.mark.parametrize("halt_loss_weight", [0.0, 1.0])
+@torch.no_grad()
+def test_one_run_tells_where_boards_stop_at_every_threshold(halt_loss_weight: float) -> None:
+    torch.manual_seed(0)
+    model = TRM(**SHAPE, n_refinements=6, n_recursions=1, halt_loss_weight=halt_loss_weight).eval()
+    if model.halt is not None:
+        torch.nn.init.normal_(model.halt.weight, std=3)
+        torch.nn.init.zeros_(model.halt.bias)
+    tokens = puzzles(16)
+    thresholds = [1e-9, *(k / 40 for k in range(1, 40)), 2.0]
+    each = model.log_probs_at(tokens, range(1, 7), 6)
+    for threshold, stops in zip(thresholds, model.exit_depths(tokens, thresholds, 6), strict=True):
+        exiting = model.with_exit_threshold(threshold)
+        assert torch.equal(stops, exiting.depths(tokens, 6).max(dim=1).values)
+        picked = torch.stack([each[int(depth) - 1][i] for i, depth in enumerate(stops)])
+        assert torch.allclose(picked, exiting.log_probs(tokens, 6), atol=1e-6)
+    mixed = [len(set(stops.tolist())) > 1 for stops in model.exit_depths(tokens, thresholds, 6)]
+    assert any(mixed)

@@ -35,6 +35,22 @@ def test_figures_of_two_seeds_worked_out_by_hand(tmp_path: Path) -> None:
     assert figures["bits_per_character"]["mean"] == pytest.approx((6.32193 + 6.78136) / 8, abs=1e-4)
 
 
+def test_the_share_of_the_gap_to_a_known_floor_that_an_entry_closes(tmp_path: Path) -> None:
+    for name, best in (("ar", 40.0), ("trm", 20.0), ("worse", 80.0)):
+        make_run(tmp_path / f"{name}_1", 1, (best, best), entropy_floor_perplexity=10.0)
+    make_run(tmp_path / "ar_2", 2, (40.0, 40.0))
+    make_run(tmp_path / "trm_2", 2, (20.0, 20.0))  # of text whose floor is not known
+    found = make_summary(tmp_path, ["ar", "trm", "worse"], [1])
+    closed = [entry["figures"]["floor_gap_closed_percent"]["mean"] for entry in found]
+    assert closed == pytest.approx([0, 50, -50])
+    rows = [[cell.strip() for cell in line.split("|")] for line in rendered(found).splitlines()]
+    column = next(row for row in rows if "Best" in row).index("Gap to the floor closed")
+    assert next(row for row in rows if "trm" in row)[column].startswith("+50")
+    unknown = make_summary(tmp_path, ["ar", "trm"], [2])
+    assert unknown[1]["figures"]["floor_gap_closed_percent"] is None
+    assert "Gap to the floor" not in rendered(unknown)
+
+
 def test_tokens_and_seconds_to_the_baselines_best(tmp_path: Path) -> None:
     make_run(tmp_path / "ar_1", 1, (100.0, 110.0), seconds=10)
     make_run(tmp_path / "trm_1", 1, (80.0, 90.0), seconds=40)

@@ -94,12 +94,17 @@ def by_threshold(
     model: LanguageModel, data: PuzzleDataModule, split: str, thresholds: Sequence[float]
 ) -> list[Row]:
     """Score a split with early exit at each of the thresholds."""
+    if not model.can_exit_early or not thresholds:
+        return []
+    totals, depths = [PuzzleSum() for _ in thresholds], [0] * len(thresholds)
+    for tokens, first in _batches(model, data, split, "halting"):
+        each = torch.stack(model.log_probs_at(tokens, range(1, model.scoring_depth + 1), first))
+        stops = model.exit_depths(tokens, thresholds, first)
+        for i, stop in enumerate(stops):
+            totals[i].update(each[stop - 1, torch.arange(len(tokens))], tokens, first)
+            depths[i] += int(stop.sum())
     rows = []
-    for threshold in thresholds if model.can_exit_early else ():
-        exiting, total, depth = model.with_exit_threshold(threshold), PuzzleSum(), 0
-        for tokens, first in _batches(model, data, split, f"exit at {threshold:g}"):
-            total.update(exiting.log_probs(tokens, first), tokens, first)
-            depth += int(exiting.depths(tokens, first).max(dim=1).values.sum())
+    for threshold, total, depth in zip(thresholds, totals, depths, strict=True):
         score = total.score(data.splits[split].counts)
         rows.append(
             {"exit_threshold": threshold, "mean_depth": depth / score.puzzles, **_row(score)}

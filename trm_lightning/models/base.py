@@ -211,6 +211,13 @@ class LanguageModel(nn.Module, ABC):
         """Return how many refinements :meth:`log_probs` scores each token with, (B, T - first)."""
         return torch.full((len(tokens), tokens.shape[1] - first), self.scoring_depth)
 
+    def exit_depths(
+        self, tokens: Tensor, thresholds: Sequence[float], first: int = 0
+    ) -> list[Tensor]:
+        """Return the same for puzzles and several thresholds, (B,) each."""
+        exiting = [self.with_exit_threshold(threshold) for threshold in thresholds]
+        return [model.depths(tokens, first).max(dim=1).values for model in exiting]
+
     # Analysis.
 
     def trace(

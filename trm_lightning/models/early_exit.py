@@ -25,7 +25,7 @@ def halting_head(width: int) -> nn.Linear:
 
 
 def halting_loss(guesses: Tensor, right: Tensor) -> Tensor:
-    """Return the cross-entropy of a head's guesses, logits (…), of whether answers are right (…)."""
+    """Return the cross-entropy of a head's guesses, logits (…), of which answers are right (…)."""
     return nn.functional.binary_cross_entropy_with_logits(guesses, right.to(guesses.dtype))
 
 
@@ -60,13 +60,15 @@ class EarlyExit:
         if self._active is not None:
             active = self._active
             new = tuple(torch.where(active, b, a) for a, b in zip(old, new, strict=True))
-        if self.halt is None:
-            active = self._changes(old[0].detach(), new[0].detach()) >= self.threshold
-        else:
-            logits = self.halt(new[0].detach())[:, :, 0]
-            active = self._group_means(logits).sigmoid() <= self.threshold
+        active = ~self.stops(old[0].detach(), new[0].detach())
         self._active = active if self._active is None else self._active & active
         return new
+
+    def stops(self, old: Tensor, new: Tensor) -> Tensor:
+        """Say which states (B, S, 1) exit when their answers become ``new`` after ``old``."""
+        if self.halt is None:
+            return self._changes(old, new) < self.threshold
+        return self._group_means(self.halt(new)[:, :, 0]).sigmoid() > self.threshold
 
     def _changes(self, old: Tensor, new: Tensor) -> Tensor:
         """Return the relative change of each state's group, (B, S, 1)."""

@@ -286,6 +286,24 @@ class Recursive(Transformer):
         changed = [(new != old).any(dim=-1) for old, new in itertools.pairwise(scored)]
         return torch.stack(changed).sum(dim=0).cpu()
 
+    @torch.no_grad()
+    def exit_depths(
+        self, tokens: Tensor, thresholds: Sequence[float], first: int = 0
+    ) -> list[Tensor]:
+        """See :meth:`LanguageModel.exit_depths`.
+
+        One run to the full depth tells all: no board sees another, nor what it would have become.
+        """
+        run = self._open(tokens, first).blocks_pass
+        answers = self.with_exit_threshold(None)._answers(run, self.scoring_depth)
+        found = []
+        for threshold in thresholds:
+            exits = EarlyExit(threshold, run.exit_groups, self.halt)
+            stops = [exits.stops(old, new)[:, 0, 0] for old, new in itertools.pairwise(answers)]
+            stops[-1] = torch.ones_like(stops[-1])
+            found.append(torch.stack(stops).int().argmax(dim=0) + 1)
+        return found
+
     def with_exit_threshold(self, threshold: float | None) -> "Recursive":
         """See :meth:`LanguageModel.with_exit_threshold`."""
         raise_problems(exit_problems(threshold))

@@ -20,7 +20,8 @@ _AVERAGED = (
     "final_difference", "final_perplexity_improvement_percent", "final_loss_improvement_percent",
     "tokens_to_baseline", "seconds_to_baseline",
     "test", "test_difference", "test_perplexity_improvement_percent",
-    "test_loss_improvement_percent", "best_points", "final_points", "test_points",
+    "test_loss_improvement_percent", "floor_gap_closed_percent", "best_points", "final_points",
+    "test_points",
 )  # fmt: skip
 
 
@@ -116,6 +117,7 @@ def _values(group: Group, record: Record) -> Values:
         "best_step": None if best is None else best["step"],
         "final": _told(final),
         "test": _test(results, metric),
+        "floor": results.get("entropy_floor_perplexity") if metric.startswith("val/") else None,
         **({} if is_puzzle_score(final) else _of_text(final, best)),
         "optimizer_steps": results["optimizer_steps"],
         "seconds": results["seconds"],
@@ -168,6 +170,10 @@ def _add_differences(run: Values, record: Record, base: Values, metric: str) -> 
         run[f"{kind}_perplexity_improvement_percent"] = 100 * (1 - ours / theirs)
         run[f"{kind}_loss_improvement_percent"] = 100 * (1 - math.log(ours) / math.log(theirs))
     goal = base["final"] if base["best"] is None else base["best"]
+    if run["floor"] is not None and not is_share(metric):
+        ours = run["final"] if run["best"] is None else run["best"]
+        gap = math.log(goal / run["floor"])
+        run["floor_gap_closed_percent"] = 100 * math.log(goal / ours) / gap if gap > 0 else None
     lines = [line for line in record.history if metric in line]
     if is_share(metric):
         reached = next((line for line in lines if 100 * line[metric] >= goal), None)

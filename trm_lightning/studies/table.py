@@ -60,7 +60,8 @@ def comparison_tables(comparison: dict[str, Any]) -> dict[str, Table]:
 def _score_table(entries: Sequence[Entry]) -> Table:
     header = [
         "Entry", "Best", "Final", "Best − baseline", "Final − baseline", "Perplexity better by",
-        "Loss better by", "Final over best", "Bits per character", "Published (best)",
+        "Loss better by", "Gap to the floor closed", "Final over best", "Bits per character",
+        "Published (best)",
     ]  # fmt: skip
     rows = []
     for entry in entries:
@@ -76,6 +77,7 @@ def _score_table(entries: Sequence[Entry]) -> Table:
                   for k in ("best", "final")),
                 *(percent_cell(figures.get(f"{kind}_{of}_improvement_percent") if own else None)
                   for of in ("perplexity", "loss")),
+                percent_cell(figures.get("floor_gap_closed_percent") if own else None),
                 percent_cell(figures["degradation_percent"]),
                 _score(entry, figures["bits_per_character"]),
                 _score(entry, entry["published"]),
