@@ -193,6 +193,9 @@ def test_boards_stand_side_by_side() -> None:
 def test_one_run_tells_where_boards_stop_at_every_threshold(halt_loss_weight: float) -> None:
     torch.manual_seed(0)
     model = TRM(**SHAPE, n_refinements=6, n_recursions=1, halt_loss_weight=halt_loss_weight).eval()
+    for layer in model.layers:
+        for parameter in layer.parameters():
+            parameter.mul_(6)  # so that boards differ in when they settle
     if model.halt is not None:
         torch.nn.init.normal_(model.halt.weight, std=3)
         torch.nn.init.zeros_(model.halt.bias)
