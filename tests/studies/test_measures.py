@@ -11,7 +11,7 @@ from conftest import SHORT_PLAY, Configure
 from hydra import compose, initialize_config_dir
 from matplotlib.figure import Figure
 
-from trm_lightning.analysis.puzzles import by_depth
+from trm_lightning.analysis.puzzles import by_depth, by_threshold
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
 from trm_lightning.errors import UserError
@@ -23,6 +23,7 @@ from trm_lightning.studies import probes
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.measures import MEASURES, measure_all, measured
 from trm_lightning.studies.probes import (
+    EXIT_CHANGES,
     OFFSETS,
     LinearProbe,
     depth_probe,
@@ -157,6 +158,15 @@ def test_puzzles_are_scored_over_depth_and_a_depth_is_chosen_on_val(puzzle_run: 
     val = [row["solved"] for row in by_depth(run.model, open_data(run), "val", 8)]
     chosen = next(i for i in range(8) if val[i] == max(val))  # the shallowest of the best
     assert found["chosen"] == found["curve"][chosen]
+    # Halting: the threshold chosen on val, scored on test.
+    rows = {s: by_threshold(run.model, open_data(run), s, EXIT_CHANGES) for s in ("val", "test")}
+    solved_most = max(row["solved"] for row in rows["val"])
+    least = min(
+        (row["mean_depth"], i) for i, row in enumerate(rows["val"]) if row["solved"] == solved_most
+    )[1]
+    test = rows["test"][least]
+    assert found["halting"] == {"depth": test["mean_depth"], "percent": 100 * test["solved"]}
+    assert found["rule"] == "a fixed point"
 
 
 def test_text_has_no_puzzles_to_solve(trained: Path) -> None:

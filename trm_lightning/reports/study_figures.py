@@ -226,11 +226,17 @@ def exit_figure(study: Values, styles: Styles) -> Figure:
 
 
 def solved_figure(study: Values, styles: Styles) -> Figure:
-    """Draw the share of solved puzzles over refinements; a ring marks the depth of training."""
+    """Draw the share of solved puzzles over refinements.
+
+    A ring marks the depth of training, a cross early exit.
+    """
     figure, axes = new_axes("Accuracy over depth", "refinements", "% of the test puzzles solved")
     for k, entry in enumerate(study["entries"]):
         color, points = PALETTE[k % len(PALETTE)], entry["curve"]
-        for at, mark, label in ((points, ".-", entry["name"]), ([entry["trained"]], "o", None)):
+        halting = [entry["halting"]] if "halting" in entry else []
+        for at, mark, label in (
+            (points, ".-", entry["name"]), ([entry["trained"]], "o", None), (halting, "x", None),
+        ):  # fmt: skip
             axes.plot(
                 [p["depth"]["mean"] for p in at], [p["percent"]["mean"] for p in at], mark,
                 markersize=4 if label else 9, fillstyle="full" if label else "none",
@@ -270,7 +276,8 @@ PICTURES: dict[str, tuple[str, Callable[[Values, Styles], Figure]]] = {
     "readout": ("Means over seeds with 95 % intervals; left is better.", readout_figure),
     "exits": ("Means over seeds; lower is better.", exit_figure),
     "solved": (
-        "Means over seeds; a ring marks the depth of training. What refines nothing is at 0.",
+        "Means over seeds; a ring marks the depth of training, a cross halting at the threshold "
+        "chosen on validation puzzles. What refines nothing is at 0.",
         solved_figure,
     ),
     "depth_probe": (

@@ -167,9 +167,16 @@ def _solved_sentence(entry: Values) -> str:
     if depth == 0:
         return f"{told}."
     plural = "s" if depth > 1 else ""
+    told += (
+        f" with {depth:g} refinement{plural}, as trained, and {_nats(chosen['percent'])} % "
+        f"with {chosen['depth']['mean']:.3g}, the depth chosen on validation puzzles"
+    )
+    halting = entry.get("halting")
+    if halting is None:
+        return f"{told}."
     return (
-        f"{told} with {depth:g} refinement{plural}, as trained, and {_nats(chosen['percent'])} % "
-        f"with {chosen['depth']['mean']:.3g}, the depth chosen on validation puzzles."
+        f"{told}. Halted by {entry['rule']} it solves {_nats(halting['percent'])} % with "
+        f"{halting['depth']['mean']:.3g} refinements per puzzle."
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from trm_lightning.analysis.early_exit import score_early_exit
-from trm_lightning.analysis.puzzles import best_row, by_depth
+from trm_lightning.analysis.puzzles import best_row, by_depth, by_threshold
 from trm_lightning.data import EvalWindows, PuzzleDataModule, TextDataModule
 from trm_lightning.errors import UserError
 from trm_lightning.evaluation import LikelihoodSum, score_windows
@@ -22,8 +22,9 @@ from trm_lightning.runs.load import LoadedRun, open_data
 Name = tuple[str, int, int]
 # What a probe predicts at position t, as an offset: its token, the one after, the one before.
 OFFSETS = {"the next token": 0, "the token after it": 1, "the last token read": -1}
-HALT_PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+HALT_PROBABILITIES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 EXIT_CHANGES = (0.5, 0.4, 0.3, 0.25, 0.2, 0.15, 0.1, 0.07, 0.05, 0.03, 0.01)
+HEAD, FIXED_POINT = "a learned head", "a fixed point"  # rules of early exit
 EPOCHS, LEAST_STEPS, BATCH, RATE = 20, 1500, 1024, 1e-2
 N_TRAIN, N_EVAL = 60_000, 30_000  # positions
 
@@ -140,19 +141,20 @@ def exits(run: LoadedRun) -> dict[str, Any]:
         for depth, total in zip(depths, totals, strict=True)
     ]
     return {
-        "rule": "a learned head" if learned else "a fixed point",
+        "rule": HEAD if learned else FIXED_POINT,
         "fixed": fixed,
         "early": early,
     }
 
 
 def solved(run: LoadedRun) -> dict[str, Any]:
-    """Score puzzles at every depth up to twice that of training, and choose one on "val".
+    """Score puzzles at every depth up to twice that of training, and where halting stops.
 
     Returns:
         ``curve`` on test puzzles, a list of ``depth`` in refinements and ``percent`` solved; and
-        the points ``trained`` and ``chosen`` of it. A model that refines nothing has
-        the one depth 0.
+        the points ``trained`` and, chosen on "val", ``chosen`` of it. A model that refines nothing
+        has the one depth 0. With more refinements than one also ``halting``, the mean depth and
+        the percentage of early exit at the threshold chosen on "val", and the ``rule`` of it.
 
     Raises:
         UserError: for text.
@@ -164,7 +166,15 @@ def solved(run: LoadedRun) -> dict[str, Any]:
     val, test = (by_depth(run.model, data, split, 2 * trained) for split in ("val", "test"))
     curve = [{"depth": float(row["refinements"]), "percent": 100 * row["solved"]} for row in test]
     chosen = curve[best_row(val, "refinements")]
-    return {"curve": curve, "trained": curve[max(trained, 1) - 1], "chosen": chosen}
+    found = {"curve": curve, "trained": curve[max(trained, 1) - 1], "chosen": chosen}
+    if trained < 2:
+        return found
+    learned = getattr(run.model, "halt", None) is not None
+    thresholds = HALT_PROBABILITIES if learned else EXIT_CHANGES
+    val, test = (by_threshold(run.model, data, split, thresholds) for split in ("val", "test"))
+    row = test[best_row(val, "mean_depth")]
+    halting = {"depth": row["mean_depth"], "percent": 100 * row["solved"]}
+    return {**found, "halting": halting, "rule": HEAD if learned else FIXED_POINT}
 
 
 def memory(run: LoadedRun) -> dict[str, Any]:

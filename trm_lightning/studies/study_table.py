@@ -124,7 +124,9 @@ _TEXTS = {
     ),
     "solved": (
         "Test puzzles, scored with the same weights at every depth up to twice that of training. "
-        "The chosen depth is the one that solves most validation puzzles, run by run."
+        "The chosen depth is the one that solves most validation puzzles, run by run; so is the "
+        "threshold of halting, where a refinement hardly changes the answers or a learned head "
+        "expects them to be right."
     ),
     "readout": (
         "A fresh linear head, trained on the frozen states of nine tenths of the sampled training "
@@ -211,13 +213,15 @@ def _exit_table(study: Values) -> Table:
 
 
 def _solved_table(study: Values) -> Table:
-    head = ["Entry", "As trained (%)", "Refinements", "At the chosen depth (%)", "Refinements"]
+    head = ["Entry", "As trained (%)", "Refinements", "At the chosen depth (%)", "Refinements",
+            "Halting (%)", "Refinements"]  # fmt: skip
+    nothing = {"percent": None, "depth": None}
     rows = [
         [
             entry["name"],
             *(
-                mean_cell(entry[at][value])
-                for at in ("trained", "chosen")
+                mean_cell(entry.get(at, nothing)[value])
+                for at in ("trained", "chosen", "halting")
                 for value in ("percent", "depth")
             ),
         ]
