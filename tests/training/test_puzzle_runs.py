@@ -77,6 +77,10 @@ def test_evaluate_and_analyze_score_what_training_scored(puzzles: Any, capsys: A
     assert trained["cells_right"] == results["test"]["test/solved"]["cells_right"]
     flops = [row["flops"] for row in content["depths"]]
     assert flops == sorted(flops) and flops[7] > 1.9 * flops[3]
+    assert all(row["seconds"] > 0 for row in content["depths"])
+    printed = capsys.readouterr().out.splitlines()
+    table = [line.split()[0] for line in printed if " % " in line and line.split()[0].isdigit()]
+    assert table == list("12345678")
     # The head's probability is over 1e-9 at once, and never over 1e9.
     soon, *_, never = content["halting"]
     assert soon["mean_depth"] == 1 and never["mean_depth"] == 4

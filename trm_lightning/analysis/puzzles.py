@@ -1,5 +1,6 @@
 """What refinement does on puzzles: solved after each depth, and where halting stops."""
 
+import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from trm_lightning.training.flops import count_flops
 FILE = "puzzles.json"
 CHOSEN_ON = "val"  # the split that a depth or a threshold is chosen on
 HALTING_PROBABILITIES = (0.5, 0.8, 0.9, 0.95, 0.99)  # tried where the model has a halting head
+N_TIMED = 32  # puzzles that are answered together when the time is taken
 Row = dict[str, Any]
 
 
@@ -58,7 +60,7 @@ def analyze_puzzles(
         "split": split,
         "puzzles": len(data.puzzles(split)),
         "scored_with": model.scoring_depth,
-        "depths": by_depth(model, data, split, depth),
+        "depths": _timed(model, data, split, by_depth(model, data, split, depth)),
         "halting": by_threshold(model, data, split, thresholds if depth > 1 else ()),
         "environment": environment(),
     }
@@ -146,6 +148,23 @@ def _flops(model: LanguageModel, data: PuzzleDataModule, depth: int) -> int:
     return count_flops(lambda: model.log_probs_at(tokens, [depth], data.puzzle_size))
 
 
+@torch.no_grad()
+def _timed(model: LanguageModel, data: PuzzleDataModule, split: str, rows: list[Row]) -> list[Row]:
+    """Add to each row the seconds that a puzzle takes, in batches of ``N_TIMED``; best of two."""
+    tokens, first = next(iter(_batches(model, data, split, "timing")))
+    tokens = tokens[:N_TIMED]
+
+    def run(depth: int) -> float:
+        begin = time.perf_counter()
+        model.log_probs_at(tokens, [depth], first)[0].sum().item()  # waits for a GPU
+        return (time.perf_counter() - begin) / len(tokens)
+
+    run(rows[0]["refinements"])
+    return [
+        {**row, "seconds": min(run(row["refinements"]), run(row["refinements"]))} for row in rows
+    ]
+
+
 def _batches(
     model: LanguageModel, data: PuzzleDataModule, split: str, what: str
 ) -> Iterable[tuple[Tensor, int]]:
@@ -155,11 +174,17 @@ def _batches(
 
 
 def _summary(content: Row, folder: Path) -> str:
-    lines = [f"{content['split']}, {content['puzzles']:,} puzzles of {content['data']}: solved"]
+    lines = [
+        f"{content['split']}, {content['puzzles']:,} puzzles of {content['data']}",
+        f"  {'refinements':>15s} {'solved':>9s} {'cells right':>12s} {'MFLOPs':>8s} {'ms':>8s}   "
+        f"per puzzle, {N_TIMED} together",
+    ]
     for row in content["depths"]:
         beyond = row["refinements"] > content["scored_with"]
         note = "   more than trained with" if beyond else ""
-        lines.append(f"  {row['refinements']:3d} refinements {100 * row['solved']:8.2f} %{note}")
+        share = f"{100 * row['solved']:7.2f} % {100 * row['cells_right']:10.2f} %"
+        work = f"{row['flops'] / 1e6:8.1f} {1e3 * row['seconds']:8.2f}"
+        lines.append(f"  {row['refinements']:15d} {share} {work}{note}")
     lines += [
         f"  exit at {row['exit_threshold']:<7g} {100 * row['solved']:8.2f} %   "
         f"{row['mean_depth']:.2f} refinements per puzzle"

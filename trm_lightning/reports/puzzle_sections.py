@@ -5,7 +5,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from trm_lightning.evaluation.rounding import fixed, percent
+from trm_lightning.evaluation.rounding import NONE, fixed, percent
 from trm_lightning.reports.colors import FAINT, QUANTITIES, model_style
 from trm_lightning.reports.document import Picture, Section, Table
 from trm_lightning.reports.folders import read_stored
@@ -13,7 +13,7 @@ from trm_lightning.reports.plots import add_legend, add_line, new_axes
 from trm_lightning.runs.shapes import AMOUNT, COUNT, SIZE, TEXT, Shape
 
 _ROW: dict[str, Shape] = {"solved": AMOUNT, "cells_right": AMOUNT, "nats_per_cell": AMOUNT}
-_DEPTH: Shape = {"refinements": COUNT, "flops": AMOUNT, **_ROW}
+_DEPTH: Shape = {"refinements": COUNT, "flops": AMOUNT, "seconds?": AMOUNT, **_ROW}
 _HALTING: Shape = {"exit_threshold": AMOUNT, "mean_depth": AMOUNT, **_ROW}
 SHAPE: Shape = {
     "data": TEXT, "split": TEXT, "puzzles": SIZE, "scored_with": COUNT, "depths": [_DEPTH],
@@ -85,11 +85,11 @@ def depth_sections(folder: Path, file: Path) -> list[Section]:
     ]
     rows = [
         [str(row["refinements"]), percent(row["solved"]), percent(row["cells_right"]),
-         f"{row['flops']:,.0f}"]
+         f"{row['flops']:,.0f}", fixed(1e3 * row["seconds"]) if "seconds" in row else NONE]
         for row in content["depths"]
     ]  # fmt: skip
-    header = ["Refinements", "Solved", "Cells right", "FLOPs per puzzle"]
-    tables = [Table("By depth", header, rows)]
+    header = ["Refinements", "Solved", "Cells right", "FLOPs per puzzle", "ms per puzzle"]
+    tables = [Table("By depth", header, rows, "Times are of 32 puzzles answered together.")]
     if content["halting"]:
         rows = [
             [f"{row['exit_threshold']:g}", fixed(row["mean_depth"]), percent(row["solved"])]
