@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from trm_lightning.models.base import Reading, SupervisionStep
@@ -42,5 +41,5 @@ class AR(Transformer):
 
 
 def _one_pass(run: CachedPass) -> Tensor:
-    """Run the blocks once over the embeddings, which the pass adds."""
-    return run(torch.zeros_like(run.inputs))
+    """Run the blocks once over the embeddings."""
+    return run(run.inputs)

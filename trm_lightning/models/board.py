@@ -47,7 +47,7 @@ class BoardPass:
 
     Args:
         model: whose blocks run.
-        inputs: (B, C, D) added to the states before a pass, so that no depth forgets them.
+        inputs: (B, C, D) what each cell knows of the question.
         positions: (C,) of the cells.
     """
 
@@ -62,10 +62,8 @@ class BoardPass:
         """The cells of a board stop together."""
         return torch.zeros(self.inputs.shape[1], dtype=torch.long, device=self.inputs.device)
 
-    def __call__(self, h: Tensor, add_inputs: bool = True) -> Tensor:
+    def __call__(self, h: Tensor) -> Tensor:
         """See :class:`Pass`."""
-        if add_inputs:
-            h = h + self.inputs
         for block in self.model.layers:
             h = block.mix_cells(h) if self.mixes_cells else block(h, rotation=self.rotation)[0]
         return h

@@ -55,10 +55,8 @@ class CachedPass:
         """See :attr:`Pass.exit_groups`."""
         return self.rows.exit_groups(self.chunk_size)
 
-    def __call__(self, h: Tensor, add_inputs: bool = True) -> Tensor:
+    def __call__(self, h: Tensor) -> Tensor:
         """Run all blocks over ``h`` (B, R, D), as the pass that comes next."""
-        if add_inputs:
-            h = h + self.inputs
         for block in self.model.layers:
             h, keys_values = block(h, next(self.past, None), self.mask, False, self.rotation)
             self.kept.append(keys_values)
@@ -66,7 +64,6 @@ class CachedPass:
 
     def skip(self, h: Tensor) -> None:
         """Keep the keys and values of a pass over ``h``; the last block computes nothing else."""
-        h = h + self.inputs
         for block in self.model.layers[:-1]:
             h, keys_values = block(h, next(self.past, None), self.mask, False, self.rotation)
             self.kept.append(keys_values)

@@ -34,8 +34,8 @@ class Pass(Protocol):
         """Return which states (T + S,) know the same tokens: they share a number, 0, 1, …."""
         ...
 
-    def __call__(self, h: Tensor, add_inputs: bool = True) -> Tensor:
-        """Run all blocks over ``h`` (B, T + S, D), the inputs added first."""
+    def __call__(self, h: Tensor) -> Tensor:
+        """Run all blocks over ``h`` (B, T + S, D)."""
         ...
 
     def skip(self, h: Tensor) -> None:
@@ -180,7 +180,7 @@ class WindowPass:
 
     Args:
         model: whose blocks run.
-        inputs: (B, T + S, D) added to the states before a pass, so that no depth forgets them.
+        inputs: (B, T + S, D) what each state knows of its token.
         positions: (T,) of the causal states, each of which has read the tokens before its own.
         ahead: (S,) positions of the look-ahead states.
         chunk_size: C.
@@ -203,10 +203,8 @@ class WindowPass:
         """See :attr:`Pass.exit_groups`; computed on demand, since it requires a host sync."""
         return self.rows.exit_groups(self.chunk_size)
 
-    def __call__(self, h: Tensor, add_inputs: bool = True) -> Tensor:
+    def __call__(self, h: Tensor) -> Tensor:
         """See :class:`Pass`."""
-        if add_inputs:
-            h = h + self.inputs
         for block in self.model.layers:
             h, _ = block(h, None, self.mask, self.mask is None, self.rotation)
         return h

@@ -29,8 +29,8 @@ class Looped(Recursive):
 
     def refine(self, run: Pass, state: State, n_recursions: int | None = None) -> State:
         """See :meth:`Recursive.refine`."""
-        return (run(state[0]),)
+        return (run(state[0] + run.inputs),)
 
     def skip(self, run: Pass, state: State) -> None:
         """See :meth:`Recursive.skip`."""
-        run.skip(state[0])
+        run.skip(state[0] + run.inputs)

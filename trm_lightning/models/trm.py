@@ -57,8 +57,8 @@ class TRM(Recursive):
         """See :meth:`Recursive.refine`."""
         y, z = state
         for _ in range(self.n_recursions if n_recursions is None else n_recursions):
-            z = run(y + z)
-        y = run(y + z, add_inputs=self.answer_sees_input)
+            z = run(y + z + run.inputs)
+        y = run(y + z + run.inputs if self.answer_sees_input else y + z)
         return y, z
 
     def ablations(self) -> dict[str, tuple[str, LogProbs]]:
