@@ -41,5 +41,5 @@ class AR(Transformer):
 
 
 def _one_pass(run: CachedPass) -> Tensor:
-    """Run the blocks once over the embeddings, which the pass adds."""
+    """Run the blocks once over the embeddings."""
     return run(run.inputs)

@@ -62,9 +62,9 @@ class BoardPass:
         """The cells of a board stop together."""
         return torch.zeros(self.inputs.shape[1], dtype=torch.long, device=self.inputs.device)
 
-    def __call__(self, h: Tensor, blocks: slice | None = None) -> Tensor:
+    def __call__(self, h: Tensor) -> Tensor:
         """See :class:`Pass`."""
-        for block in self.model.layers[blocks or self.model.loop]:
+        for block in self.model.layers:
             h = block.mix_cells(h) if self.mixes_cells else block(h, rotation=self.rotation)[0]
         return h
 

@@ -55,20 +55,19 @@ class CachedPass:
         """See :attr:`Pass.exit_groups`."""
         return self.rows.exit_groups(self.chunk_size)
 
-    def __call__(self, h: Tensor, blocks: slice | None = None) -> Tensor:
-        """Run blocks over ``h`` (B, R, D), as the pass that comes next."""
-        for block in self.model.layers[blocks or self.model.loop]:
+    def __call__(self, h: Tensor) -> Tensor:
+        """Run all blocks over ``h`` (B, R, D), as the pass that comes next."""
+        for block in self.model.layers:
             h, keys_values = block(h, next(self.past, None), self.mask, False, self.rotation)
             self.kept.append(keys_values)
         return h
 
     def skip(self, h: Tensor) -> None:
         """Keep the keys and values of a pass over ``h``; the last block computes nothing else."""
-        *blocks, last = self.model.layers[self.model.loop]
-        for block in blocks:
+        for block in self.model.layers[:-1]:
             h, keys_values = block(h, next(self.past, None), self.mask, False, self.rotation)
             self.kept.append(keys_values)
-        k, v = last.keys_values(h, self.rotation)
+        k, v = self.model.layers[-1].keys_values(h, self.rotation)
         past = next(self.past, None)
         if past is not None:
             k, v = torch.cat((past[0], k), dim=2), torch.cat((past[1], v), dim=2)

@@ -34,8 +34,8 @@ class Pass(Protocol):
         """Return which states (T + S,) know the same tokens: they share a number, 0, 1, …."""
         ...
 
-    def __call__(self, h: Tensor, blocks: slice | None = None) -> Tensor:
-        """Run the model's loop, or these ``blocks``, over ``h`` (B, T + S, D)."""
+    def __call__(self, h: Tensor) -> Tensor:
+        """Run all blocks over ``h`` (B, T + S, D)."""
         ...
 
     def skip(self, h: Tensor) -> None:
@@ -203,9 +203,9 @@ class WindowPass:
         """See :attr:`Pass.exit_groups`; computed on demand, since it requires a host sync."""
         return self.rows.exit_groups(self.chunk_size)
 
-    def __call__(self, h: Tensor, blocks: slice | None = None) -> Tensor:
+    def __call__(self, h: Tensor) -> Tensor:
         """See :class:`Pass`."""
-        for block in self.model.layers[blocks or self.model.loop]:
+        for block in self.model.layers:
             h, _ = block(h, None, self.mask, self.mask is None, self.rotation)
         return h
 

@@ -36,22 +36,6 @@ from trm_lightning.models.transformer import Transformer
 SYMBOLS = ("y", "z")  # of the tensors in a State
 
 
-class LoopLinear(nn.Linear):
-    """A linear layer with a low-rank change of its own in each loop."""
-
-    def __init__(self, old: nn.Linear, n: int, rank: int) -> None:
-        super().__init__(old.in_features, old.out_features)
-        self.weight, self.bias = old.weight, old.bias
-        self.down = nn.Parameter(torch.randn(n, rank, old.in_features) * 0.02)
-        self.up = nn.Parameter(torch.zeros(n, old.out_features, rank))
-        self.at = 0  # the loop that runs
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the layer's output plus that of the loop's own change."""
-        low = nn.functional.linear(nn.functional.linear(x, self.down[self.at]), self.up[self.at])
-        return super().forward(x) + low
-
-
 @dataclass(frozen=True)
 class RecursiveOutput:
     """What one supervision step predicts, as states that :meth:`Transformer.distribution` maps.
@@ -122,12 +106,6 @@ class Recursive(Transformer):
         puzzle_size: int | None = None,
         puzzle_columns: int | None = None,
         mixing: Literal["attention", "mlp", "convolution"] = "attention",
-        injection: str = "added",
-        prelude_layers: int = 0,
-        coda_layers: int = 0,
-        lanes: int = 1,
-        per_loop: str = "none",
-        rank: int = 4,
         **transformer: Any,
     ) -> None:
         backprop_depth = n_refinements if backprop_depth is None else backprop_depth
@@ -144,43 +122,7 @@ class Recursive(Transformer):
             columns = puzzle_columns or puzzle_size
             board_shape = puzzle_size // columns, columns
         super().__init__(**transformer, mixing=mixing, board_shape=board_shape)
-        n = len(self.layers)
-        self.prelude = slice(0, prelude_layers)
-        self.coda = slice(n - coda_layers, n)
-        self.loop = slice(prelude_layers, n - coda_layers)
-        self.injection = injection
-        self.lanes = lanes
-        self.per_loop = per_loop
         self.n_refinements = n_refinements
-        D = self.width
-        if injection == "linear":
-            self.inject_linear = nn.Linear(2 * D, D, bias=False)
-            with torch.no_grad():
-                self.inject_linear.weight.copy_(torch.cat((torch.eye(D), torch.eye(D)), dim=1))
-        if lanes > 1:
-            read = torch.zeros(n_refinements, lanes)
-            read[:, 0] = 1
-            write = torch.zeros(n_refinements, lanes)
-            write[:, 0] = 1
-            write[:, 1:] = 0.5
-            mix = torch.zeros(n_refinements, lanes, lanes)
-            for k in range(1, lanes):
-                mix[:, k, k] = 0.5
-            last = torch.zeros(lanes)
-            last[0] = 1
-            self.lane_read, self.lane_write, self.lane_mix, self.lane_last = map(
-                nn.Parameter, (read, write, mix, last)
-            )
-        if per_loop == "scale":
-            self.loop_gain = nn.Parameter(torch.ones(n_refinements, D))
-            self.loop_bias = nn.Parameter(torch.zeros(n_refinements, D))
-        if per_loop == "low_rank":
-            for block in self.layers[self.loop]:
-                for module in list(block.modules()):
-                    for name, child in list(module.named_children()):
-                        if isinstance(child, nn.Linear):
-                            setattr(module, name, LoopLinear(child, n_refinements, rank))
-            self.loop_linears = [m for m in self.modules() if isinstance(m, LoopLinear)]
         self.n_supervision = n_supervision
         self.backprop_depth = backprop_depth
         self.chunk_size = chunk_size
@@ -234,7 +176,6 @@ class Recursive(Transformer):
                 self.skip(run, state)
                 yield state
                 continue
-            self._at = i % self.n_refinements
             with torch.set_grad_enabled(torch.is_grad_enabled() and i >= no_grad):
                 refined = self.refine(run, state)
                 state = refined if exits is None else exits(state, refined)
@@ -255,20 +196,10 @@ class Recursive(Transformer):
             state: where the supervision step before stopped; None starts afresh.
         """
         window = self._open(tokens, first)
-        run = self._begin(window.blocks_pass)
         state = self.initial_state(window.blocks_pass) if state is None else state
         states = list(self.unroll(window.blocks_pass, state, self.n_refinements))
-        if self.intermediate_loss_weight > 0 or self.halt is not None:
-            *earlier, answer = [window.scored(self._read(run, y)) for y, *_ in states]
-        else:
-            last = self._read(run, states[-1][0])
-            earlier, answer = [], window.scored(last)
-        other = (
-            window.other_prediction(
-                self._read(run, states[-1][0]) if self.chunk_size > 1 else states[-1][0]
-            )
-            or ()
-        )
+        *earlier, answer = [window.scored(y) for y, *_ in states]
+        other = window.other_prediction(states[-1][0]) or ()
         intermediate = [y for y in earlier if y.requires_grad]
         detached = tuple(part.detach() for part in states[-1])
         return RecursiveOutput(answer, intermediate, detached, *other)
@@ -343,17 +274,14 @@ class Recursive(Transformer):
     def log_probs_at(self, tokens: Tensor, depths: Sequence[int], first: int = 0) -> list[Tensor]:
         """See :meth:`LanguageModel.log_probs_at`; depth 0 is the state that a chunk starts from."""
         window = self._open(tokens, first)
-        run = self._begin(window.blocks_pass)
-        answers = self._answers(run, max(depths))
-        return [
-            self.distribution(window.scored(self._read(run, answers[depth]))) for depth in depths
-        ]
+        answers = self._answers(window.blocks_pass, max(depths))
+        return [self.distribution(window.scored(answers[depth])) for depth in depths]
 
     @torch.no_grad()
     def depths(self, tokens: Tensor, first: int = 0) -> Tensor:
         """See :meth:`LanguageModel.depths`."""
         window = self._open(tokens, first)
-        answers = self._answers(self._begin(window.blocks_pass), self.scoring_depth)
+        answers = self._answers(window.blocks_pass, self.scoring_depth)
         scored = [window.scored(y) for y in answers]
         changed = [(new != old).any(dim=-1) for old, new in itertools.pairwise(scored)]
         return torch.stack(changed).sum(dim=0).cpu()
@@ -366,7 +294,7 @@ class Recursive(Transformer):
 
         One run to the full depth tells all: no board sees another, nor what it would have become.
         """
-        run = self._begin(self._open(tokens, first).blocks_pass)
+        run = self._open(tokens, first).blocks_pass
         answers = self.with_exit_threshold(None)._answers(run, self.scoring_depth)
         found = []
         for threshold in thresholds:
@@ -391,9 +319,7 @@ class Recursive(Transformer):
         if isolated or self.puzzle_size is not None:
             return None
         return CachedWindow(
-            self,
-            lambda run: self._read(run, self._answers(self._begin(run), self.scoring_depth)[-1]),
-            self.query,
+            self, lambda run: self._answers(run, self.scoring_depth)[-1], self.query
         )
 
     # Analysis.
@@ -403,7 +329,7 @@ class Recursive(Transformer):
     ) -> Iterator[Reading]:
         """See :meth:`LanguageModel.trace`."""
         window = self._open(tokens, first)
-        run, n = self._begin(window.blocks_pass), self.n_recursions
+        run, n = window.blocks_pass, self.n_recursions
         state = self.initial_state(run)
         yield self._reading(window, 0, n, state)
         for refinement in range(1, depth + 1):
@@ -434,9 +360,8 @@ class Recursive(Transformer):
 
     def _isolated_log_probs(self, tokens: Tensor, first: int = 0) -> Tensor:
         window = self._open_text(tokens, first)
-        run = self._begin(window.blocks_pass.isolated())
-        answers = self._answers(run, self.scoring_depth)
-        return self.distribution(window.scored(self._read(run, answers[-1])))
+        answers = self._answers(window.blocks_pass.isolated(), self.scoring_depth)
+        return self.distribution(window.scored(answers[-1]))
 
     def _open(self, tokens: Tensor, first: int) -> Window | BoardWindow:
         if self.puzzle_size is not None:
@@ -449,29 +374,6 @@ class Recursive(Transformer):
             window.blocks_pass = window.blocks_pass.isolated()
         return window
 
-    def _begin(self, run: Any) -> Any:
-        """Run the prelude over the inputs of a pass."""
-        if self.prelude.stop > 0:
-            run.inputs = run(run.inputs, self.prelude)
-        return run
-
-    def _read(self, run: Any, y: Tensor) -> Tensor:
-        """Run the coda over an answer."""
-        return run(y, self.coda) if self.coda.start < self.coda.stop else y
-
-    def inject(self, h: Tensor, x: Tensor) -> Tensor:
-        """Add the inputs to the states, and what is a loop's own."""
-        if self.injection == "added":
-            h = h + x
-        elif self.injection == "linear":
-            h = self.inject_linear(torch.cat((h, x), dim=-1))
-        if self.per_loop == "scale":
-            h = h * self.loop_gain[self._at] + self.loop_bias[self._at]
-        if self.per_loop == "low_rank":
-            for linear in self.loop_linears:
-                linear.at = self._at
-        return h
-
     def _answers(self, run: Pass, depth: int) -> list[Tensor]:
         """Return y after 0, 1, …, ``depth`` refinements."""
         state = self.initial_state(run)
@@ -481,5 +383,4 @@ class Recursive(Transformer):
         self, window: Window | BoardWindow, refinement: int, recursion: int, state: State
     ) -> Reading:
         states = {name: window.scored(part) for name, part in zip(SYMBOLS, state, strict=False)}
-        y = window.scored(self._read(window.blocks_pass, state[0]))
-        return Reading(refinement, recursion, self.distribution(y), states)
+        return Reading(refinement, recursion, self.distribution(states["y"]), states)

@@ -66,7 +66,6 @@ class Transformer(LanguageModel):
         self.norm = norm
         self.mixing = mixing
         self.embedding_scale = 1.0
-        self.loop = slice(None)  # blocks that a refinement runs
         self.token_embedding = nn.Embedding(vocab_size, width)
         learned, rotary = positions == "learned", positions == "rotary"
         self.position_embedding = nn.Embedding(window_size, width) if learned else None

@@ -10,7 +10,6 @@ from torch.optim import LBFGS, AdamW, Optimizer
 
 from trm_lightning.errors import UserError
 from trm_lightning.models import LanguageModel
-from trm_lightning.models.recursive import Recursive
 from trm_lightning.optim.muon import Muon, hidden_matrices
 
 
@@ -81,12 +80,7 @@ def muon(
         betas: decay rates of AdamW's moments.
     """
     matrices = hidden_matrices(model)
-    whole_lr = matrix_lr
     matrix_lr /= math.sqrt(model.n_passes)
-    once = set()
-    if isinstance(model, Recursive):
-        for block in [*model.layers[model.prelude], *model.layers[model.coda]]:
-            once |= {id(p) for p in block.parameters()}
     inside = {id(p) for p in matrices}
     others = [p for p in model.parameters() if p.requires_grad and id(p) not in inside]
     groups: list[dict[str, Any]] = [
@@ -95,18 +89,14 @@ def muon(
     ]
     for group in groups:
         group["orthogonal"] = False
-    for chosen, rate in (
-        ([p for p in matrices if id(p) not in once], matrix_lr),
-        ([p for p in matrices if id(p) in once], whole_lr),
-    ):
-        groups.append(
-            {
-                "params": chosen,
-                "orthogonal": True,
-                "lr": rate,
-                "momentum": momentum,
-                "weight_decay": weight_decay * lr / rate,
-            }
-        )
+    groups.append(
+        {
+            "params": matrices,
+            "orthogonal": True,
+            "lr": matrix_lr,
+            "momentum": momentum,
+            "weight_decay": weight_decay * lr / matrix_lr,
+        }
+    )
     groups = [group for group in groups if group["params"]]
     return Muon(groups, lr=lr, betas=(betas[0], betas[1]), fused=True)
