@@ -376,6 +376,7 @@ def test_a_comparison_without_a_finished_run_is_told(tmp_path: Path) -> None:
     assert not list((folder / "figures").iterdir())
 
 
+@pytest.mark.slow
 def test_a_recursive_run_shows_its_words_and_its_analysis(configure: Configure) -> None:
     cfg = configure("model=trm", "model.chunk_size=2", "model.n_refinements=2", "budget.steps=4")
     train(cfg)

@@ -184,7 +184,13 @@ def test_texts_are_as_frequent_as_their_exact_probability(
 
 
 @pytest.mark.parametrize(
-    ("settings", "rule"), [({}, verify), (FILTERS, verify), ({}, accept_all), ({}, redraw_from_all)]
+    ("settings", "rule"),
+    [
+        ({}, verify),
+        ({}, accept_all),
+        pytest.param(FILTERS, verify, marks=pytest.mark.slow),
+        pytest.param({}, redraw_from_all, marks=pytest.mark.slow),
+    ],
 )
 def test_texts_from_ngrams_are_as_frequent_as_their_exact_probability(
     settings: dict[str, Any], rule: Any, monkeypatch: pytest.MonkeyPatch

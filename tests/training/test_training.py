@@ -174,7 +174,7 @@ RESUMABLE = {
 
 
 @pytest.mark.parametrize("model", RESUMABLE)
-@pytest.mark.parametrize("how", ["signal", "kill"])
+@pytest.mark.parametrize("how", [pytest.param("signal", marks=pytest.mark.slow), "kill"])
 def test_resume_continues_bit_for_bit(
     configure: Configure, monkeypatch: pytest.MonkeyPatch, model: str, how: str
 ) -> None:
@@ -303,7 +303,9 @@ def test_budget_takes_the_shortest_limit(configure: Configure) -> None:
             steps(**limits)
 
 
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize(
+    "precision", ["bf16-mixed", pytest.param("bf16-true", marks=pytest.mark.slow)]
+)
 def test_bf16_sees_each_steps_new_weights(configure: Configure, precision: str) -> None:
     """All supervision steps run in one autocast context, whose cache must not serve old weights.
 
