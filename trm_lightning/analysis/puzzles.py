@@ -103,7 +103,8 @@ def by_threshold(
         each = torch.stack(model.log_probs_at(tokens, range(1, model.scoring_depth + 1), first))
         stops = model.exit_depths(tokens, thresholds, first)
         for i, stop in enumerate(stops):
-            totals[i].update(each[stop - 1, torch.arange(len(tokens))], tokens, first)
+            board = torch.arange(len(tokens), device=stop.device)
+            totals[i].update(each[stop - 1, board], tokens, first)
             depths[i] += int(stop.sum())
     rows = []
     for threshold, total, depth in zip(thresholds, totals, depths, strict=True):

@@ -89,7 +89,7 @@ def depth_sections(folder: Path, file: Path) -> list[Section]:
         for row in content["depths"]
     ]  # fmt: skip
     header = ["Refinements", "Solved", "Cells right", "FLOPs per puzzle", "ms per puzzle"]
-    tables = [Table("By depth", header, rows, "Times are of 32 puzzles answered together.")]
+    tables = [Table("By depth", header, rows, "Times are of puzzles answered in one batch.")]
     if content["halting"]:
         rows = [
             [f"{row['exit_threshold']:g}", fixed(row["mean_depth"]), percent(row["solved"])]
