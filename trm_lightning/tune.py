@@ -10,12 +10,14 @@ from trm_lightning.errors import need
 def main(cfg: DictConfig) -> None:
     """Search for settings with Optuna: each trial is an ordinary training run.
 
-    The same command goes on where it was stopped. Given in several shells, or on several machines
-    that share the folder, it runs trials in parallel. It ends in a report and the best command.
+    The same command goes on where it was stopped. With workers=4, as jobs of a launcher, or given
+    on several machines that share the folder, it runs trials in parallel. It ends in a report and
+    the best command.
 
     Examples:
         trm-tune data=shakespeare_char model=trm trials=20 budget.epochs=2
         trm-tune 'space=[{key:optimizer.lr,low:1e-4,high:1e-2,log:true}]' model=looped
+        trm-tune launcher=slurm workers=8 trials=100
         trm-tune storage=sqlite:///search.db name=widths
     """
 

@@ -1,4 +1,4 @@
-"""A comparison's runs by every launcher, shared by two processes, killed and requeued."""
+"""Runs of comparisons and searches by every launcher, shared by processes, killed and requeued."""
 
 import json
 import os
@@ -68,6 +68,27 @@ def test_every_launcher_trains_the_same_runs(tmp_path: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert_equal_runs(runs(tmp_path, "local"), runs(tmp_path, launcher))
+
+
+def test_every_launcher_trains_the_trials_of_a_search(tmp_path: Path) -> None:
+    """One at a time they are the same trials with the same scores; two at a time none is lost."""
+    env = environment(**slurm.install(tmp_path / "slurm"))
+    found = {}
+    for name, launcher, workers in (*((x, x, 1) for x in LAUNCHERS), ("two", "slurm_local", 2)):
+        words = [
+            sys.executable, "-m", "trm_lightning.tune", f"name={name}", "trials=3", "model=ar",
+            "space=[{key:optimizer.lr,low:1e-4,high:1e-1,log:true}]", "prune=false", "audit=false",
+            f"workers={workers}", f"launcher={launcher}", "budget.steps=8", *SHORT_PLAY,
+            *(word for word in TINY if not word.startswith("budget")),
+            *(["hydra.launcher.gpus_per_node=0"] if launcher == "slurm" else []),
+            *(["hydra.launcher.n_jobs=1"] if launcher == "joblib" else []),
+        ]  # fmt: skip
+        done = subprocess.run(words, cwd=tmp_path, env=env, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        text = (tmp_path / "outputs" / "searches" / name / "search.json").read_text()
+        found[name] = [(t["settings"], t["nats_per_token"]) for t in json.loads(text)["trials"]]
+        assert len(found[name]) == 3 and all(value for _, value in found[name])
+    assert all(found[launcher] == found["local"] for launcher in LAUNCHERS)
 
 
 @pytest.fixture

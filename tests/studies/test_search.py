@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,6 +21,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.runs.results_file import read_results
 from trm_lightning.studies import search as searching
 from trm_lightning.studies import training_process
+from trm_lightning.studies.cluster import TAKEN
 from trm_lightning.studies.plan import PlannedRun
 from trm_lightning.studies.search import Search, open_study, refuse_another_space, run_search
 from trm_lightning.studies.search_space import read_space
@@ -59,7 +61,9 @@ def score(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(searching, "POLL_SECONDS", 0.02)
     monkeypatch.setattr(
         searching, "TrainingProcess",
-        lambda run, flags, workers, warm: training_process.TrainingProcess(run, flags, workers),
+        lambda run, flags, workers, warm, cluster: training_process.TrainingProcess(
+            run, flags, workers, cluster=cluster
+        ),
     )  # fmt: skip
     monkeypatch.setattr(searching, "FILE", "metrics.jsonl")
     monkeypatch.setattr(
@@ -71,10 +75,12 @@ def score(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     return told
 
 
-def made(folder: Path, trials: int, prune: bool = False, storage: str | None = None) -> Search:
+def made(
+    folder: Path, trials: int, prune: bool = False, storage: str | None = None, **more: Any
+) -> Search:
     study = open_study("test", storage, folder, 0, prune)
     space = read_space(OmegaConf.create(SPACE))
-    search = Search(study, space, ["model=ar"], CALL, folder, trials, prune)
+    search = Search(study, space, ["model=ar"], CALL, folder, trials, prune, **more)
     refuse_another_space(search)
     return search
 
@@ -152,6 +158,59 @@ def test_another_space_under_the_same_name_is_refused(tmp_path: Path, score: Any
         refuse_another_space(other)
     with pytest.raises(UserError, match="storage=nonsense"):
         made(tmp_path, 1, storage="nonsense")
+
+
+def test_trials_are_trained_at_a_time(tmp_path: Path, score: dict[str, Any]) -> None:
+    """Each writes for longer than it takes to start the others, so all three overlap."""
+    score["slow"] = 1.0
+    search = made(tmp_path, 4, workers=3)
+    start = time.monotonic()
+    run_search(search, progress=False)
+    assert sorted(score["started"]) == [0, 1, 2, 3] and states(search) == {"COMPLETE": 4}
+    assert time.monotonic() - start < 12  # two rounds of some three seconds; one by one, four
+    began = sorted(trial.datetime_start for trial in search.study.trials)
+    first_end = min(trial.datetime_complete for trial in search.study.trials)
+    assert began[2] < first_end <= began[3]
+
+
+def test_trials_are_sent_to_a_cluster_and_come_back_from_it(
+    tmp_path: Path, score: dict[str, Any]
+) -> None:
+    """A job that finds its run taken is sent again; what ends with status 1 failed."""
+    sent: list[str] = []
+
+    def submit(job: Any) -> Any:
+        sent.append(job.name)
+        if sent.count(job.name) == 1 and job.name.endswith("1"):
+            return Ended(TAKEN)
+        return Ended(1 if job.name.endswith("2") else run_job(job))
+
+    def run_job(job: Any) -> int:
+        words = training_process.training_command(job.run, job.flags)
+        return subprocess.run(words, check=True).returncode
+
+    cluster: Any = SimpleNamespace(submit=submit, per_machine=1)
+    search = made(tmp_path, 3, workers=2, cluster=cluster)
+    run_search(search, progress=False)
+    assert sorted(sent) == ["trial_0000", "trial_0001", "trial_0001", "trial_0002"]
+    assert states(search) == {"COMPLETE": 2, "FAIL": 1}
+    assert search.study.trials[2].state.name == "FAIL"
+
+
+class Ended:
+    """A job that has ended."""
+
+    def __init__(self, status: int) -> None:
+        self.status = status
+
+    def poll(self) -> int:
+        return self.status
+
+    def wait(self, timeout: float | None = None) -> int:
+        return self.status
+
+    def terminate(self) -> None:
+        raise AssertionError
 
 
 @pytest.mark.parametrize(

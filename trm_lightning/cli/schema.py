@@ -217,6 +217,7 @@ class TuneConfig(TrainConfig):
     name: str
     space: Any
     trials: int = field(metadata=COUNT)
+    workers: int = field(metadata=COUNT)
     storage: str | None = field(metadata={"example": "sqlite:///search.db"})
     prune: bool
 

@@ -1,13 +1,12 @@
 """A search for settings: Optuna proposes, ordinary training runs answer.
 
-Several processes, on one machine or many, share a search through its storage and its folder. Under
-the folder's lock each of them takes a trial that a killed process has left, or a new one; the lock
-of the trial's own file says whether somebody is at it. So no trial is lost, and none is run twice.
+A search trains several trials at a time, as processes or as jobs of a cluster. Several searches, on
+one machine or many, share the trials through Optuna's storage and their folder. Under the folder's
+lock each of them takes a trial that a killed one has left, or a new one; the lock of the trial's
+own file says whether somebody is at it. So no trial is lost, and none is run twice.
 """
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +24,15 @@ from trm_lightning.cli.overrides import merge, parse_overrides
 from trm_lightning.errors import UserError
 from trm_lightning.runs.history import read_lines
 from trm_lightning.runs.results_file import FILE, read_results
+from trm_lightning.studies.cluster import Cluster, cluster_of, workers_of
 from trm_lightning.studies.plan import PlannedRun, compose_run, training_call
 from trm_lightning.studies.search_space import Setting, read_space
-from trm_lightning.studies.training_process import TrainingProcess
+from trm_lightning.studies.training_process import TrainingProcess, stopping
 
 POLL_SECONDS = 1.0
 NATS = ("_nats_per_token", "_nats_per_cell")  # how logged scores end, of text and of puzzles
-_OWN_KEYS = {"name", "space", "trials", "storage", "prune", "seed"}  # of conf/tune.yaml
+# Of conf/tune.yaml.
+_OWN_KEYS = {"name", "space", "trials", "workers", "launcher", "storage", "prune", "seed"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class Search:
         folder: holds the trials' runs.
         trials: how many there are to be, whoever runs them.
         prune: stop trials that are worse than the median at the same step.
+        workers: how many trials are trained at a time.
+        cluster: where they are trained as jobs; None for processes of this machine.
     """
 
     study: optuna.Study
@@ -55,6 +58,18 @@ class Search:
     folder: Path
     trials: int
     prune: bool
+    workers: int = 1
+    cluster: Cluster | None = None
+
+
+@dataclass
+class _Trial:
+    """A trial in progress; its lock is held until it has ended."""
+
+    trial: optuna.Trial
+    lock: FileLock
+    process: TrainingProcess
+    started: bool = False
 
 
 def make_search(cfg: DictConfig) -> Search:
@@ -67,7 +82,13 @@ def make_search(cfg: DictConfig) -> Search:
     space = read_space(cfg.space)
     study = open_study(str(cfg.name), cfg.storage, folder, int(cfg.seed), bool(cfg.prune))
     fixed = [*_handed_on(), f"seed={cfg.seed}"]
-    search = Search(study, space, fixed, training_call(), folder, int(cfg.trials), bool(cfg.prune))
+    launcher = HydraConfig.get().launcher
+    workers = workers_of(launcher, int(cfg.workers))
+    cluster = cluster_of(launcher, workers, folder / ".submitit")
+    search = Search(
+        study, space, fixed, training_call(), folder, int(cfg.trials), bool(cfg.prune), workers,
+        cluster,
+    )  # fmt: skip
     example = [setting.override(_first(setting.distribution)) for setting in space]
     compose_run(search.call, merge([*fixed, *example]))
     refuse_another_space(search)
@@ -144,20 +165,29 @@ def run_search(search: Search, progress: bool = True) -> None:
     """Run trials until there are enough, with other processes' where there are some.
 
     Raises:
-        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the trial in progress has saved; the same
-            command goes on with it.
+        KeyboardInterrupt: after Ctrl-C or SIGTERM, once the trials in progress have saved; the same
+            command goes on with them.
     """
+    going: list[_Trial] = []
     bar = tqdm(total=search.trials, unit="trial", dynamic_ncols=True, disable=not progress)
-    with bar:
-        while (taken := _take(search)) is not None:
-            trial, lock = taken
-            try:
-                bar.n = sum(t.state.is_finished() for t in search.study.trials)
-                bar.set_description(f"trial {trial.number}")
-                _run(search, trial)
-            finally:
-                lock.release()
-        bar.n = sum(t.state.is_finished() for t in search.study.trials)
+    with bar, stopping(lambda: [one.process for one in going], bar):
+        while True:
+            while len(going) < search.workers and (taken := _take(search)):
+                going.append(_prepared(search, *taken))
+            _show(search, going, bar)
+            if not going:
+                return
+            ended = [one for one in going if _has_ended(search, one)]
+            for one in ended:
+                going.remove(one)
+                one.lock.release()
+            if not ended:
+                time.sleep(POLL_SECONDS)
+
+
+def _show(search: Search, going: list[_Trial], bar: "tqdm[Any]") -> None:
+    bar.n = sum(t.state.is_finished() for t in search.study.get_trials(deepcopy=False))
+    bar.set_description(", ".join(f"trial {one.trial.number}" for one in going))
 
 
 def _take(search: Search) -> tuple[optuna.Trial, FileLock] | None:
@@ -191,43 +221,44 @@ def run_folder(folder: Path, number: int) -> Path:
     return folder / "runs" / f"trial_{number:04d}"
 
 
-def _run(search: Search, trial: optuna.Trial) -> None:
-    """Train a trial's run to its end, or until it is pruned, and tell Optuna."""
+def _prepared(search: Search, trial: optuna.Trial, lock: FileLock) -> _Trial:
     given = [s.override(trial.params[s.key]) for s in search.space]
     folder = run_folder(search.folder, trial.number)
     overrides = merge([*search.fixed, *given, "progress=false"])
-    run = PlannedRun(f"trial_{trial.number}", 0, overrides, folder)
     trial.set_user_attr("folder", str(folder))
-    process = TrainingProcess(run, search.call.flags(), 1, warm=True)
-    while not process.start():  # a killed search left it running
-        time.sleep(POLL_SECONDS)
-    with _stopping(process):
-        while not process.has_ended():
-            time.sleep(POLL_SECONDS)
-            if _report(trial, folder) and search.prune and trial.should_prune():
-                process.stop()
-                search.study.tell(trial.number, state=TrialState.PRUNED)
-                return
+    run = PlannedRun(f"trial_{trial.number}", 0, overrides, folder)
+    flags = search.call.flags()
+    return _Trial(trial, lock, TrainingProcess(run, flags, search.workers, True, search.cluster))
+
+
+def _has_ended(search: Search, one: _Trial) -> bool:
+    """Start a trial, prune it, or tell Optuna how it ended; return whether it has."""
+    if not one.started or one.process.was_taken():  # a killed search left it running
+        one.started = one.process.start()
+        return False
+    new = _report(one.trial, one.process.run.folder)
+    if one.process.has_ended():
+        _tell(search, one)
+        return True
+    if new and search.prune and one.trial.should_prune():
+        one.process.stop()
+        search.study.tell(one.trial.number, state=TrialState.PRUNED)
+        return True
+    return False
+
+
+def _tell(search: Search, one: _Trial) -> None:
+    folder, number = one.process.run.folder, one.trial.number
     try:
-        failure = process.failure()
+        failure = one.process.failure()
     except UserError as error:  # refused before its first step: these settings, not the search
         failure = str(error)
-    _report(trial, folder)
+    _report(one.trial, folder)
     if failure is not None or not (folder / FILE).is_file():
-        trial.set_user_attr("failure", failure or "ended without results")
-        search.study.tell(trial.number, state=TrialState.FAIL)
+        one.trial.set_user_attr("failure", failure or "ended without results")
+        search.study.tell(number, state=TrialState.FAIL)
         return
-    search.study.tell(trial.number, best_nats(folder))
-
-
-@contextmanager
-def _stopping(process: TrainingProcess) -> Iterator[None]:
-    """Let the run save its state when the search is stopped; its trial stays to be continued."""
-    try:
-        yield
-    except BaseException:
-        process.stop()
-        raise
+    search.study.tell(number, best_nats(folder))
 
 
 def _report(trial: optuna.Trial, folder: Path) -> bool:

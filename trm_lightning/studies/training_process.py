@@ -5,12 +5,14 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 import torch
+from tqdm import tqdm
 
 from trm_lightning.cli.overrides import of_loggers
 from trm_lightning.errors import UserError
@@ -101,6 +103,22 @@ class TrainingProcess:
         if status < 0:
             lines.append(f"killed by {signal.Signals(-status).name}")
         return "\n".join(lines) or f"ended with status {status}"
+
+
+@contextmanager
+def stopping(started: Callable[[], list[TrainingProcess]], bar: "tqdm[Any]") -> Iterator[None]:
+    """Let the runs in progress save their state when what trains them is stopped."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt):
+            bar.write("stopping; the same command goes on from here", file=sys.stderr)
+        for training in started():
+            if training.process is not None:
+                training.process.terminate()
+        for training in started():
+            training.stop()
+        raise
 
 
 def training_command(run: PlannedRun, flags: list[str]) -> list[str]:

@@ -6,8 +6,8 @@ A crash or a kill thus costs at most one run.
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from trm_lightning.evaluation.metrics import MEANINGS
 from trm_lightning.runs.history import read_lines
 from trm_lightning.studies.cluster import Cluster
 from trm_lightning.studies.plan import Plan, PlannedRun
-from trm_lightning.studies.training_process import TrainingProcess, is_finished
+from trm_lightning.studies.training_process import TrainingProcess, is_finished, stopping
 
 POLL_SECONDS = 1.0
 
@@ -57,7 +57,7 @@ def train_all(
         total=len(plan.runs), initial=done, unit="run", dynamic_ncols=True, disable=not progress
     )
     pool = _Pool(plan, workers, cluster, waiting, failures, bar)
-    with bar, _stopping(pool.started, bar):
+    with bar, stopping(lambda: pool.started, bar):
         while pool.waiting or pool.started:
             pool.start_more()
             _show(pool.started, bar)
@@ -136,22 +136,6 @@ def _ended(started: list[TrainingProcess]) -> list[TrainingProcess]:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(POLL_SECONDS)
     return ended
-
-
-@contextmanager
-def _stopping(started: list[TrainingProcess], bar: "tqdm[Any]") -> Iterator[None]:
-    """Let the runs in progress save their state when the comparison is stopped."""
-    try:
-        yield
-    except BaseException as error:
-        if isinstance(error, KeyboardInterrupt):
-            bar.write("stopping; the same command goes on from here", file=sys.stderr)
-        for training in started:
-            if training.process is not None:
-                training.process.terminate()
-        for training in started:
-            training.stop()
-        raise
 
 
 def _show(started: list[TrainingProcess], bar: "tqdm[Any]") -> None:
