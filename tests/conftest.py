@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from warm import WarmProcess, warm_process
 
 from trm_lightning.cli import resolvers
 from trm_lightning.cli.compose import conf_dir
-from trm_lightning.training import fit
-from trm_lightning.training.callbacks import Samples
 
 Configure = Callable[..., DictConfig]
 
@@ -31,6 +28,7 @@ TINY = (
     "eval_every=4",
     "log_every=1",
     "checkpoint_every=2",
+    "sample_tokens=5",  # at their real length samples would take longer than all the training
 )
 
 
@@ -68,12 +66,8 @@ def no_seed_left_behind() -> Iterator[None]:
 
 
 @pytest.fixture
-def configure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Configure:
-    """Compose conf/train.yaml with TINY and the given overrides; the run goes to tmp_path.
-
-    Samples are short: at their real length they would take longer than all the training.
-    """
-    monkeypatch.setattr(fit, "Samples", partial(Samples, n_tokens=5))
+def configure(tmp_path: Path) -> Configure:
+    """Compose conf/train.yaml with TINY and the given overrides; the run goes to tmp_path."""
 
     def composed(*overrides: str, folder: str = "run") -> DictConfig:
         resolvers.register()

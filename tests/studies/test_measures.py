@@ -75,7 +75,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of AR and one of TRM with a halting head."""
     root = tmp_path_factory.mktemp("measured")
     common = [
-        "data=builtin_char", *SMALL, *SHORT_PLAY, "data.corpus.train_words=1500",
+        "data=builtin_char", *SMALL, *SHORT_PLAY, "data.corpus.train_words=1500", "eval_every=30",
         "budget={steps:30,tokens:null,epochs:null,seconds:null}",
     ]  # fmt: skip
     trained_run(root / "ar", *common, "model=ar")

@@ -134,7 +134,7 @@ def test_the_averaged_weights_are_sampled(tmp_path: Path, data: TextDataModule) 
     trainer: Any = SimpleNamespace(loggers=[], is_global_zero=True, datamodule=data)
 
     def text(name: str) -> str:
-        Samples(tmp_path / name).on_validation_end(trainer, module)
+        Samples(tmp_path / name, 20).on_validation_end(trainer, module)
         return (tmp_path / name).read_text(encoding="utf-8")
 
     averaged = text("averaged")
@@ -153,9 +153,9 @@ def test_nothing_is_done_where_nothing_is_kept(tmp_path: Path) -> None:
         is_global_zero = True  # and no datamodule to sample from
 
     no_data: Any = NoData()
-    Samples(None).on_validation_end(no_data, make_module(True))
+    Samples(None, 20).on_validation_end(no_data, make_module(True))
     no_data.is_global_zero = False
-    Samples(tmp_path / "samples.txt").on_validation_end(no_data, make_module(True))
+    Samples(tmp_path / "samples.txt", 20).on_validation_end(no_data, make_module(True))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -51,6 +51,7 @@ class TrainConfig:
     init_from: str | None = field(metadata={"example": RUN})
     eval_every: int = field(metadata=COUNT)
     log_every: int = field(metadata=COUNT)
+    sample_tokens: int = field(metadata=COUNT)
     checkpoint_every: int = field(metadata=COUNT)
     precision: str
     resume: str | None = field(metadata={"example": RUN})

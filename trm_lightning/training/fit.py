@@ -96,7 +96,7 @@ def _train(cfg: DictConfig, folder: Path) -> dict[str, Any]:
     finite = FiniteLoss(cfg.log_every)
     saves = Checkpoints(folder / "checkpoints", cfg.checkpoint_every, facts, finite.check)
     audits = PuzzleAudit if data.is_puzzle else LeakAudit
-    shows = (Boards if data.is_puzzle else Samples)(folder / "samples.txt")
+    shows = _shows(cfg, data, folder / "samples.txt")
     callbacks = [
         audits(facts, folder / "audit.json", cfg.audit),
         clock,
@@ -141,6 +141,12 @@ def _hand_on(number: int) -> None:
     handler = signal.getsignal(number)
     if callable(handler) and number != signal.SIGINT:
         handler(number, None)
+
+
+def _shows(cfg: DictConfig, data: TextDataModule, path: Path) -> Boards | Samples:
+    if data.is_puzzle:
+        return Boards(path)
+    return Samples(path, cfg.get("sample_tokens", 100))  # runs begun before there was the key
 
 
 def final_scores(

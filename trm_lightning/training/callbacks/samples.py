@@ -46,7 +46,7 @@ class Samples(L.Callback):
         n_tokens: length of a sample.
     """
 
-    def __init__(self, path: Path | None, n_tokens: int = 100) -> None:
+    def __init__(self, path: Path | None, n_tokens: int) -> None:
         self.path = path
         self.n_tokens = n_tokens
         self._written: set[int] = set()  # optimizer steps
