@@ -2,6 +2,8 @@
 
 import json
 import math
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from trm_lightning.models import AR, LanguageModel
 from trm_lightning.reports.colors import series_styles
 from trm_lightning.reports.studies import study_section
 from trm_lightning.runs.load import load_run, open_data
-from trm_lightning.studies import probes
+from trm_lightning.studies import measures, probes
 from trm_lightning.studies.entries import Entry
 from trm_lightning.studies.measures import MEASURES, measure_all, measured
 from trm_lightning.studies.probes import (
@@ -194,6 +196,33 @@ def test_a_measurement_is_taken_once_and_told(trained: Path, puzzle_run: Path, n
         with pytest.raises(UserError, match="Delete it"):
             measured(name, [group], "size")
         (folder / f"{name}.json").unlink()
+
+
+def test_two_that_measure_share_the_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / f"run_{i}" for i in range(6)]
+    for folder in folders:
+        folder.mkdir()
+    at = []
+
+    def slow(folder: Path) -> dict[str, str]:
+        at.append((threading.current_thread().name, folder))
+        time.sleep(0.2)
+        return {"by": threading.current_thread().name}
+
+    monkeypatch.setitem(MEASURES, "memory", slow)
+    monkeypatch.setattr(measures, "load_run", lambda folder, trust: folder)
+    threads = [
+        threading.Thread(target=measure_all, args=("memory", folders, [], False), name=name)
+        for name in ("one", "other")
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(folder for _, folder in at) == folders  # each once
+    assert {name for name, _ in at} == {"one", "other"}
+    for name, folder in at:  # each had its result when the last thread came back
+        assert json.loads((folder / "memory.json").read_text())["by"] == name
 
 
 def test_a_model_without_states_is_refused(

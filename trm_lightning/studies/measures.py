@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
+from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from trm_lightning.cli.screen import nearest
@@ -49,10 +50,29 @@ def check_measure(name: str | None, entries: list[Entry]) -> None:
 def measure_all(
     name: str, folders: Iterable[Path], trust: Iterable[str], progress: bool = True
 ) -> None:
-    """Measure every finished run that has not been measured; keep ``<name>.json`` beside it."""
-    missing = [folder for folder in folders if not (folder / f"{name}.json").is_file()]
-    for folder in tqdm(missing, desc=name, unit="run", disable=not progress):
-        write_json(folder / f"{name}.json", MEASURES[name](load_run(folder, trust=trust)))
+    """Measure every finished run that has not been measured; keep ``<name>.json`` beside it.
+
+    What another process is measuring is left to it, and waited for at the end.
+    """
+    waiting = [folder for folder in folders if not (folder / f"{name}.json").is_file()]
+    with tqdm(total=len(waiting), desc=name, unit="run", disable=not progress) as bar:
+        for wait in (False, True):
+            for folder in list(waiting):
+                if _measure(name, folder, trust, wait):
+                    waiting.remove(folder)
+                    bar.update()
+
+
+def _measure(name: str, folder: Path, trust: Iterable[str], wait: bool) -> bool:
+    """Measure a run unless that is done; return False where another process is at it."""
+    file = folder / f"{name}.json"
+    try:
+        with FileLock(folder / f".{name}.lock", blocking=wait):
+            if not file.is_file():
+                write_json(file, MEASURES[name](load_run(folder, trust=trust)))
+    except Timeout:
+        return False
+    return True
 
 
 def measured(name: str, groups: list[Group], axis: str | None = None) -> Values:
