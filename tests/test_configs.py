@@ -123,6 +123,7 @@ def test_reproductions_run(tmp_path: Path, experiment: str) -> None:
             "budget.steps=4",
             "eval_every=4",
             "model.width=16",
+            *(["model.n_recursions=1"] if "trm" in experiment else []),
             "data.window_size=18",
             "data.batch_size=4",
             "checkpoint_every=4",

@@ -16,11 +16,20 @@ def call(command: str) -> Call:
     return Call(command, conf_dir(), command, config_dir=None, multirun=False)
 
 
-def calls(command: str) -> list[list[str]]:
-    """As few calls as it takes to make every choice of every group of the command once."""
+def groups_of(command: str) -> set[str]:
     with composer(call(command)) as composed:
         chosen = compose_or_explain(composed, []).hydra.runtime.choices
-        groups = [str(group) for group in chosen if not str(group).startswith("hydra")]
+    return {str(group) for group in chosen if not str(group).startswith("hydra")}
+
+
+def calls(command: str) -> list[list[str]]:
+    """As few calls as it takes to make every choice of every group of the command once.
+
+    The groups that a command has from trm-train's are tried there.
+    """
+    tried = groups_of("train") if command in ("compare", "tune") else set()
+    groups = sorted(groups_of(command) - tried)
+    with composer(call(command)) as composed:
         choices = {group: composed.choices(group) for group in groups}
         if "ray" not in composed.choices("hydra/launcher"):  # an extra
             choices["launcher"] = [name for name in choices.get("launcher", []) if name != "ray"]

@@ -58,7 +58,7 @@ def test_a_warm_start_is_named_everywhere(
 def test_the_answer_is_what_makes_the_difference(configure: Configure) -> None:
     """Trained on copying, the same weights know nothing once the answer is withheld."""
     cfg = configure(
-        *WARM, "budget.steps=200", "optimizer.lr=0.01", "eval_every=200", "checkpoint_every=200"
+        *WARM, "budget.steps=100", "optimizer.lr=0.02", "eval_every=100", "checkpoint_every=100"
     )
     final = train(cfg)["final"]
     vocabulary = load_run(cfg.run_dir).model.vocab_size

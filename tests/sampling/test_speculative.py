@@ -160,10 +160,10 @@ FILTERS = {"temperature": 0.7, "top_p": 0.9}
 @pytest.mark.parametrize(
     ("prompt", "settings", "rule"),
     [
-        ([1, 0, 2], {}, verify),
+        pytest.param([1, 0, 2], {}, verify, marks=pytest.mark.slow),
         ([1, 0, 2, 2], {}, verify),  # the rest of a chunk and the next one's first token
         ([1, 0, 2], FILTERS, verify),
-        ([1, 0, 2], {}, accept_all),
+        pytest.param([1, 0, 2], {}, accept_all, marks=pytest.mark.slow),
         ([1, 0, 2], FILTERS, accept_all),
         ([1, 0, 2], {}, redraw_from_all),
     ],

@@ -144,10 +144,13 @@ def test_training_that_fails_is_no_mistake_of_the_call(
     stand_in(monkeypatch, killed)
     failures = train_all(made, lambda failures: None)
     assert list(failures.values()) == ["audit passed\nkilled by SIGKILL"] * 2
+
+
+@pytest.mark.slow
+def test_a_loss_that_became_nan_is_told(tmp_path: Path) -> None:
     diverging = [*SMALL, "model=ar", "optimizer.lr=1e30", "optimizer.matrix_lr=1e30"]
     cfg = config("seeds=1", "models=[ar]", "budget.steps=30")
     diverged = make_plan(cfg, tmp_path / "nan", diverging, CALL)
-    monkeypatch.undo()
     (said,) = train_all(diverged, lambda failures: None).values()
     assert "The loss became nan at optimizer step" in said
 

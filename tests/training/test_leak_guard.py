@@ -1,7 +1,5 @@
 """The guard of a LightningModule of one's own, and the fixture for one's own tests."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,12 +165,10 @@ def test_leaky(leak_audit):
 """
 
 
-def test_the_fixture_fails_a_test_whose_scores_leak(tmp_path: Path) -> None:
-    (tmp_path / "test_mine.py").write_text(TESTS.replace("2.3", "2.1972246"))
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
-    assert "1 failed, 1 passed" in done.stdout, done.stdout + done.stderr
-    assert "the scores leak, or are no probabilities" in done.stdout
-    assert "✗ printed_scores" in done.stdout
+def test_the_fixture_fails_a_test_whose_scores_leak(pytester: pytest.Pytester) -> None:
+    pytester.makepyfile(TESTS.replace("2.3", "2.1972246"))
+    done = pytester.runpytest_inprocess("-q", "-p", "no:cacheprovider")
+    done.assert_outcomes(passed=1, failed=1)
+    said = done.stdout.str()
+    assert "the scores leak, or are no probabilities" in said
+    assert "✗ printed_scores" in said

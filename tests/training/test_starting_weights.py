@@ -102,13 +102,14 @@ def test_summed_supervision_is_one_step_of_the_mean_gradient(
         torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
 
 
-SUMMED = ["accumulate_supervision=true", "model.n_supervision=2"]
+TWICE = ["model.n_supervision=2"]
+SUMMED = [*TWICE, "accumulate_supervision=true"]
 
 
-TWICE = pytest.param(["model.n_supervision=2"], marks=pytest.mark.slow)
-
-
-@pytest.mark.parametrize("words", [[], TWICE, SUMMED])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param([], marks=pytest.mark.slow), TWICE, pytest.param(SUMMED, marks=pytest.mark.slow)],
+)
 def test_a_batch_in_parts_trains_as_the_whole_batch(
     configure: Configure, tmp_path: Path, words: list[str]
 ) -> None:

@@ -38,7 +38,7 @@ def made(cfg: DictConfig) -> tuple[Any, Any]:
     return data, build_module(cfg, data)
 
 
-@pytest.mark.parametrize("backprop_depth", [1, 2])
+@pytest.mark.parametrize("backprop_depth", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_supervision_loop_equals_a_plain_torch_loop(
     configure: Configure, backprop_depth: int
 ) -> None:
