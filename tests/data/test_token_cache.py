@@ -22,6 +22,7 @@ from trm_lightning.data import (
 from trm_lightning.data.build_lock import building
 from trm_lightning.data.cache_builder import Builder
 from trm_lightning.errors import UserError
+from trm_lightning.files import partial_folder
 
 
 @pytest.fixture
@@ -164,6 +165,15 @@ def test_the_next_build_removes_what_killed_builders_left(text_file):
         assert left == [tokens / ".other-0-1.lock", in_use, useful]
     ready(module(text_file, CharacterTokenizer(min_count=2)))
     assert [p for p in cache_folders(text_file) if p.name.startswith(".")] == [useful]
+
+
+def test_a_build_that_was_killed_just_before_its_end_is_built_again(text_file):
+    """All files are there, meta.json among them, but the folder has not got its name."""
+    whole = contents(ready(module(text_file)))
+    (folder,) = cache_folders(text_file)
+    folder.rename(partial_folder(folder))
+    assert contents(ready(module(text_file))) == whole
+    assert cache_folders(text_file) == [folder]
 
 
 def test_a_good_cache_is_opened_without_a_lock(text_file, monkeypatch):

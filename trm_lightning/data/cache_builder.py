@@ -23,6 +23,7 @@ from trm_lightning.errors import UserError
 from trm_lightning.files import remove_temporary, write_json
 
 SCRAMBLED = "val_scrambled"
+META = "meta.json"
 _PROGRESS_AFTER_SECONDS = 2.0
 
 
@@ -40,6 +41,7 @@ class Builder:
     def build(self, folder: Path) -> None:
         """Fit the tokenizer and write every file, and last their checksums."""
         remove_temporary(folder)
+        (folder / META).unlink(missing_ok=True)  # of a build that was killed just before its end
         fitted = self._fitted(folder / "tokenizer.json")
         splits = {split: self._write(folder, split, fitted) for split in self.corpus.split_names()}
         if self.scrambled:
@@ -52,7 +54,7 @@ class Builder:
             "key": self.key,
             "sha256": {path.name: file_sha256(path) for path in sorted(folder.iterdir())},
         }
-        write_json(folder / "meta.json", meta)
+        write_json(folder / META, meta)
 
     def _fitted(self, path: Path) -> Tokenizer:
         if path.is_file():

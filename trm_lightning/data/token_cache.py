@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from trm_lightning.data.build_lock import building
-from trm_lightning.data.cache_builder import Builder
+from trm_lightning.data.cache_builder import META, Builder
 from trm_lightning.data.cache_key import cache_key, code_key, fingerprint_of
 from trm_lightning.data.corpus import Corpus
 from trm_lightning.data.find_or_download import disk_errors
@@ -129,7 +129,7 @@ def _open(folder: Path, fingerprint: str) -> TokenCache:
     Raises:
         _DamagedError: naming the file that is not what was written.
     """
-    meta = _read_meta(folder / "meta.json")
+    meta = _read_meta(folder / META)
     for name, checksum in meta["sha256"].items():
         _verify(folder / name, checksum)
     tokenizer = Tokenizer.load(folder / "tokenizer.json")
