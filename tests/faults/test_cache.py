@@ -78,7 +78,9 @@ def test_a_killed_builder_leaves_no_trace_in_the_next_build(
         left = list((cache / "tokens").glob(".*"))
         n_midway += bool(left)
         equal = contents(cache) == expected
-        if not equal or len(list((cache / "tokens").iterdir())) != 1:
+        # One that was killed after all but its last step leaves an empty lock file.
+        files = [path for path in (cache / "tokens").iterdir() if path.suffix != ".lock"]
+        if not equal or len(files) != 1:
             failed.append((attempt, left, equal))
     tell("cache builder killed: next build equal, nothing left", N_KILLS - len(failed), N_KILLS)
     assert not failed

@@ -136,7 +136,7 @@ def test_a_comparison_of_results_with_one_wrong_value(tmp_path: Path, tell: Tell
 
 def compare(*folders: Path) -> None:
     groups = group_folders(list(folders))
-    check_comparable(groups)
+    check_comparable(groups, groups[0].entry.name)
     entries = summarise_entries(groups, groups[0].entry.name)
     render({
         "name": "c", "data": "d", "baseline": groups[0].entry.name, "entries": entries,
