@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from trm_lightning.cli import annotations, resolvers
+from trm_lightning.cli.compose import Call, check_call, conf_dir
 from trm_lightning.cli.config_check import check_config
 from trm_lightning.cli.overrides import merge
 from trm_lightning.cli.screen import nearest
@@ -180,3 +181,11 @@ def test_slug_is_safe_and_short() -> None:
     assert resolvers.slug("data=a/b c,lr=1e-3") == "data=a-b-c,lr=1e-3"
     assert len(resolvers.slug("x" * 500)) == 60
     assert resolvers.slug("../..") == ""
+
+
+@pytest.mark.parametrize("choice", ["[1,2]", "[trm,{a:1}]"])
+def test_choices_that_are_no_names_are_refused(choice: str) -> None:
+    resolvers.register()
+    with pytest.raises(UserError, match=r"are no names of configs\n") as caught:
+        check_call(Call("train", conf_dir(), "train", None, multirun=False), [f"model={choice}"])
+    assert "model may be: ar, " in str(caught.value)

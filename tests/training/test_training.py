@@ -442,6 +442,15 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert train(cfg)["optimizer_steps"] == 8
 
 
+@pytest.mark.parametrize(
+    ("removed", "said"),
+    [("optimizer.lr", "The optimizer could"), ("schedule.final_ratio", "The schedule could")],
+)
+def test_a_setting_that_is_missing_is_named(configure: Configure, removed: str, said: str) -> None:
+    with pytest.raises(UserError, match=f"{said} not be set up: .*'{removed.split('.')[1]}'"):
+        train(configure("model=ar", f"~{removed}"))
+
+
 def flip_byte_of_a_record(file: Path, place: float) -> None:
     """Flip the first byte of a record; between records lies padding, which nobody reads."""
     content = bytearray(file.read_bytes())

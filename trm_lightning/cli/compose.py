@@ -216,6 +216,7 @@ def hydra_values(cfg: DictConfig) -> Iterator[Path]:
 
 def compose_or_explain(composed: Composer, overrides: list[str]) -> DictConfig:
     """Compose; say what Hydra found wrong in terms of what the user wrote."""
+    _refuse_numbers_as_choices(composed, overrides)
     try:
         return composed(overrides)
     except MissingConfigException as error:
@@ -231,6 +232,18 @@ def compose_or_explain(composed: Composer, overrides: list[str]) -> DictConfig:
             raise combine(unknown, f"{hint}\n{composed.call.help_hint}") from error
         cause = f"\n{error.__cause__}" if error.__cause__ else ""
         raise UserError(f"{error}{cause}".strip(), composed.call.help_hint) from error
+
+
+def _refuse_numbers_as_choices(composed: Composer, overrides: list[str]) -> None:
+    """Refuse a list of choices with something else than names in it, at which Hydra stumbles."""
+    for override in parse_overrides(overrides):
+        chosen: Any = override.value() if composed.choices(override.key_or_group) else None
+        if isinstance(chosen, list) and not all(isinstance(name, str) for name in chosen):
+            group = override.key_or_group
+            raise UserError(
+                f"`{override.input_line}`: {chosen} are no names of configs",
+                f"{group} may be: {', '.join(composed.choices(group))}",
+            )
 
 
 def _missing_config(error: MissingConfigException, call: Call) -> UserError:

@@ -27,6 +27,15 @@ from trm_lightning.training.cuda_graph import GraphedStep, can_be_graphed
 from trm_lightning.training.ema import EmaWeights
 
 
+@contextmanager
+def _named(what: str) -> Iterator[None]:
+    """Explain settings that the function or class which gets them does not take."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        raise UserError(f"The {what} could not be set up: {error}") from error
+
+
 @dataclass(frozen=True)
 class StepRecord:
     """What the log keeps of one batch; tensors stay on their device until they are logged."""
@@ -119,15 +128,15 @@ class TrainingModule(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Make the optimizer and its schedule; Lightning saves and restores both."""
-        try:
+        with _named("optimizer"):
             optimizer = make_optimizer(self.make_optimizer, self.model)
-        except (TypeError, ValueError) as error:
-            raise UserError(f"The optimizer could not be set up: {error}") from error
         self._groups = [
             {key: value for key, value in group.items() if key != "params"}
             for group in optimizer.param_groups
         ]
-        schedule = make_schedule(self.make_schedule, optimizer, self.total_steps, self.time_share)
+        with _named("schedule"):
+            steps, share = self.total_steps, self.time_share
+            schedule = make_schedule(self.make_schedule, optimizer, steps, share)
         graphed = self.cuda_graph and self.model.cuda_graph_safe and self.gradient_accumulation == 1
         graphed = graphed and can_be_graphed(self.trainer, self, optimizer)
         self._graphed = GraphedStep(self._clipped_gradients, optimizer) if graphed else None
