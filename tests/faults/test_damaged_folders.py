@@ -140,7 +140,7 @@ def compare(*folders: Path) -> None:
     entries = summarise_entries(groups, groups[0].entry.name)
     render({
         "name": "c", "data": "d", "baseline": groups[0].entry.name, "entries": entries,
-        "notes": notes_on(groups, entries, None, 1.0), "command": [],
+        "notes": notes_on(groups, entries, None, None), "command": [],
     })  # fmt: skip
 
 
