@@ -2,13 +2,12 @@
 
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from trm_lightning.data import Tokenizer
 from trm_lightning.evaluation.rounding import NONE, number, percent
 from trm_lightning.leakage.verdict import GIVEN_THE_ANSWER
+from trm_lightning.reports.page import templates
 from trm_lightning.runs.exported import HF_TOKENIZER
-from trm_lightning.studies.cells import Table, code_span, escaped, markdown_table
+from trm_lightning.studies.cells import Table, markdown_table
 
 
 def model_card(
@@ -27,16 +26,9 @@ def model_card(
         has_hf_tokenizer: whether ``tokenizer.json`` is there.
         graphs: names of the files with scoring as a graph.
     """
-    environment = Environment(
-        loader=PackageLoader("trm_lightning.exporting"),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"escaped": lambda text: escaped(str(text)), "code": code_span}
     module, _, name = config["model"]["class"].rpartition(".")
-    text = environment.get_template("card.md.j2").render(
+    template = templates("trm_lightning.exporting", autoescape=False).get_template("card.md.j2")
+    text = template.render(
         config=config,
         module=module,
         name=name,

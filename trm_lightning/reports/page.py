@@ -43,19 +43,25 @@ def render_html(report: Report, elements: Mapping[str, Markup]) -> str:
         report: what to show; its text is escaped.
         elements: the HTML of each picture, by its ``stem``.
     """
-    template = _environment(autoescape=True).get_template("report.html.j2")
+    template = templates("trm_lightning.reports", autoescape=True).get_template("report.html.j2")
     return template.render(report=report, elements=elements)
 
 
 def render_markdown(report: Report) -> str:
     """Return the same as Markdown, with the figures beside it."""
-    text = _environment(autoescape=False).get_template("report.md.j2").render(report=report)
-    return text.rstrip() + "\n"
+    template = templates("trm_lightning.reports", autoescape=False).get_template("report.md.j2")
+    return template.render(report=report).rstrip() + "\n"
 
 
-def _environment(autoescape: bool) -> Environment:
+def templates(package: str, autoescape: bool) -> Environment:
+    """Return the templates of a package, with filters that keep text from becoming markup.
+
+    Args:
+        package: has a folder ``templates``.
+        autoescape: for HTML; in Markdown each value names its filter.
+    """
     environment = Environment(
-        loader=PackageLoader("trm_lightning.reports"),
+        loader=PackageLoader(package),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,
