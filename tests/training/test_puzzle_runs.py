@@ -101,7 +101,8 @@ def test_evaluate_and_analyze_score_what_training_scored(puzzles: Any, capsys: A
 def test_controls_have_the_same_size_and_data(puzzles: Any, model: str) -> None:
     results = train(puzzles(f"model={model}", "budget.steps=2", "eval_every=2"))
     assert list(results["final"]) == ["val/solved"]
-    trm = instantiate(puzzles("model=trm", folder="trm").model, vocab_size=5, start_token=0)
+    own = ["model.mixing=attention"] if model == "ar" else []  # which ar has always
+    trm = instantiate(puzzles("model=trm", *own, folder="trm").model, vocab_size=5, start_token=0)
     assert results["parameters"] == trm.n_parameters()
 
 
