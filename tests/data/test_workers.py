@@ -91,6 +91,12 @@ def test_an_error_in_a_worker_is_the_error_here(pools):
     assert list(pools[1].map(first_letter, ["xy", "z"], 0)) == ["x", "z"]  # it goes on
 
 
+def test_an_error_that_cannot_be_sent_is_no_wait_for_ever(pools):
+    with pytest.raises(TypeError, match="code"):
+        list(pools[1].map(first_letter, ["a", "odd", "b", "c"], 0))
+    assert list(pools[1].map(first_letter, ["xy", "z"], 0)) == ["x", "z"]
+
+
 @pytest.mark.skipif(os.name != "posix", reason="needs signals")
 def test_a_worker_that_is_killed_is_named(pools):
     with pytest.raises(LostWorkerError, match="was killed"):

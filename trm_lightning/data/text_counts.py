@@ -62,7 +62,7 @@ def count_text(blocks: Iterable[str], ids: np.ndarray, unknown_id: int | None) -
 
 
 def count_words(text: str) -> int:
-    """Return ``len(text.split())``, in a tenth of the time."""
+    """Return ``len(text.split())``, several times as fast."""
     if text.isascii():
         codes = np.frombuffer(text.encode(), dtype=np.uint8)
     else:

@@ -94,7 +94,8 @@ class Workers:
     def _shared_out(self, pickled: bytes, blocks: Iterable[str], n: int) -> Iterator[Any]:
         if not self._workers:
             with _without_main():
-                self._workers = [_Worker() for _ in range(n)]
+                for _ in range(n):
+                    self._workers.append(_Worker())
         for worker in self._workers:
             worker.give(pickled)
         waiting: deque[_Worker] = deque()
@@ -153,10 +154,15 @@ class _Worker:
                 self._connection.send(message)
 
     def _receive(self) -> None:
-        with contextlib.suppress(EOFError, OSError):
-            while True:
-                self._answers.put(self._connection.recv())
-        self._answers.put((None, _lost()))
+        while True:
+            try:
+                answer = self._connection.recv()
+            except (EOFError, OSError):
+                self._answers.put((None, _lost()))
+                return
+            except Exception as error:  # of several kinds: what came cannot be unpickled
+                answer = (None, error)
+            self._answers.put(answer)
 
 
 class Blocks(Iterable[str]):
