@@ -164,10 +164,8 @@ def test_trials_are_trained_at_a_time(tmp_path: Path, score: dict[str, Any]) -> 
     """Each writes for longer than it takes to start the others, so all three overlap."""
     score["slow"] = 1.0
     search = made(tmp_path, 4, workers=3)
-    start = time.monotonic()
     run_search(search, progress=False)
     assert sorted(score["started"]) == [0, 1, 2, 3] and states(search) == {"COMPLETE": 4}
-    assert time.monotonic() - start < 12  # two rounds of some three seconds; one by one, four
     began = sorted(trial.datetime_start for trial in search.study.trials)
     first_end = min(trial.datetime_complete for trial in search.study.trials)
     assert began[2] < first_end <= began[3]

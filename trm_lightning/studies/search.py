@@ -170,19 +170,23 @@ def run_search(search: Search, progress: bool = True) -> None:
     """
     going: list[_Trial] = []
     bar = tqdm(total=search.trials, unit="trial", dynamic_ncols=True, disable=not progress)
-    with bar, stopping(lambda: [one.process for one in going], bar):
-        while True:
-            while len(going) < search.workers and (taken := _take(search)):
-                going.append(_prepared(search, *taken))
-            _show(search, going, bar)
-            if not going:
-                return
-            ended = [one for one in going if _has_ended(search, one)]
-            for one in ended:
-                going.remove(one)
-                one.lock.release()
-            if not ended:
-                time.sleep(POLL_SECONDS)
+    try:
+        with bar, stopping(lambda: [one.process for one in going], bar):
+            while True:
+                while len(going) < search.workers and (taken := _take(search)):
+                    going.append(_prepared(search, *taken))
+                _show(search, going, bar)
+                if not going:
+                    return
+                ended = [one for one in going if _has_ended(search, one)]
+                for one in ended:
+                    going.remove(one)
+                    one.lock.release()
+                if not ended:
+                    time.sleep(POLL_SECONDS)
+    finally:
+        for one in going:
+            one.lock.release()
 
 
 def _show(search: Search, going: list[_Trial], bar: "tqdm[Any]") -> None:
