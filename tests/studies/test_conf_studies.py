@@ -95,7 +95,9 @@ def test_every_study_has_three_budgets_whose_runs_compose(tmp_path: Path, name: 
     assert list(whole.budgets) == ["smoke", "laptop", "gpu"] and whole.budget == "laptop"
     forwarded = [f"data={whole.data.name}"]
     for budget in whole.budgets:
-        cfg = at_budget(config(f"study={name}", f"budget={budget}"))
+        chosen = whole.copy()
+        chosen.budget = budget
+        cfg = at_budget(chosen)
         wanted = whole.budgets[budget].get("entries")
         assert wanted is None or {entry.name for entry in cfg.entries} == {*wanted}
         if budget != "smoke":  # to compose one shows what a budget adds; it takes a while

@@ -237,12 +237,13 @@ def compose_or_explain(composed: Composer, overrides: list[str]) -> DictConfig:
 def _refuse_numbers_as_choices(composed: Composer, overrides: list[str]) -> None:
     """Refuse a list of choices with something else than names in it, at which Hydra stumbles."""
     for override in parse_overrides(overrides):
-        chosen: Any = override.value() if composed.choices(override.key_or_group) else None
-        if isinstance(chosen, list) and not all(isinstance(name, str) for name in chosen):
-            group = override.key_or_group
+        chosen: Any = override.value()
+        if not isinstance(chosen, list) or all(isinstance(name, str) for name in chosen):
+            continue
+        if choices := composed.choices(override.key_or_group):
             raise UserError(
                 f"`{override.input_line}`: {chosen} are no names of configs",
-                f"{group} may be: {', '.join(composed.choices(group))}",
+                f"{override.key_or_group} may be: {', '.join(choices)}",
             )
 
 
