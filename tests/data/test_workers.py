@@ -21,6 +21,7 @@ from trm_lightning.data import (
     WordTokenizer,
 )
 from trm_lightning.data.split_writer import Encode
+from trm_lightning.data.text_counts import TextCounts
 from trm_lightning.data.text_stream import BLOCK_CHARACTERS, safe_blocks
 from trm_lightning.data.workers import Blocks, LostWorkerError, Workers
 from trm_lightning.errors import UserError
@@ -35,7 +36,7 @@ FITTABLE = [
 PATIENCE = 60  # seconds
 
 
-def tokenized(tokenizer: Tokenizer, workers: Workers, size: int) -> tuple[dict, list, list]:
+def tokenized(tokenizer: Tokenizer, workers: Workers, size: int) -> tuple[dict, list, TextCounts]:
     """Fit on the text and encode it, in blocks of some size."""
 
     def text() -> Blocks:
@@ -44,7 +45,8 @@ def tokenized(tokenizer: Tokenizer, workers: Workers, size: int) -> tuple[dict, 
     fitted = tokenizer.fit(text(), text())
     encode = Encode(fitted, np.dtype(np.uint16), fitted.unknown_id)
     ids, counts = zip(*text().map(encode), strict=True)
-    return fitted.fitted_state(), np.concatenate(ids).tolist(), sum(counts[1:], counts[0])
+    total = sum(counts[1:], counts[0])
+    return fitted.fitted_state(), np.concatenate(ids).tolist(), total
 
 
 @pytest.fixture(scope="module")

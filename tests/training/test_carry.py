@@ -115,9 +115,9 @@ def test_training_is_the_papers_loop_written_out(configure: Configure) -> None:
     for batch in data.train_batches(8):
         if tokens is None:
             tokens = batch
-        for row in done.nonzero()[:, 0] if state is not None else ():
+        for row in done.nonzero()[:, 0].tolist() if state is not None else []:
             tokens[row] = batch[row]
-            for part in state:
+            for part in state or ():
                 part[row] = 0
             steps[row] = 0
         out = net.supervision_step(tokens, 16, state)

@@ -78,7 +78,7 @@ class GPT(nn.Module):
     def forward(self, idx: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         parts = self.transformer
         x = parts["drop"](parts["wte"](idx) + parts["wpe"](torch.arange(idx.shape[1])))
-        for block in parts["h"]:  # type: ignore[union-attr]
+        for block in parts["h"]:  # type: ignore[attr-defined]
             x = block(x)
         logits = self.lm_head(parts["ln_f"](x))
         return logits, F.cross_entropy(logits.flatten(0, 1), targets.flatten())
