@@ -24,8 +24,9 @@ from trm_lightning.errors import UserError
 from trm_lightning.leakage.command import audit_command
 from trm_lightning.models import AR
 from trm_lightning.training import TrainingModule
+from trm_lightning.training.build import build_module, build_trainer
 from trm_lightning.training.callbacks.leak_audit import LeakAudit
-from trm_lightning.training.fit import build_module, build_trainer, set_globals, train
+from trm_lightning.training.fit import set_globals, train
 
 DATA = [override for override in TINY if "data." in override]
 NET = ["model.width=16", "model.n_heads=2", "train_steps=0", "device=cpu"]

@@ -12,8 +12,9 @@ from trm_lightning.errors import UserError
 from trm_lightning.models import TRM
 from trm_lightning.models.base import SupervisionStep
 from trm_lightning.runs.checkpoint_file import read_checkpoint
+from trm_lightning.training.build import build_module
 from trm_lightning.training.carry import Carry
-from trm_lightning.training.fit import build_module, train
+from trm_lightning.training.fit import train
 
 SETTINGS = (
     "data=sudoku4", "data.window_size=32", "data.corpus.train=40", "data.corpus.val=20",

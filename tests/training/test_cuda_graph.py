@@ -12,8 +12,8 @@ from torch.optim import Optimizer
 
 from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
+from trm_lightning.training.build import build_trainer
 from trm_lightning.training.cuda_graph import can_be_graphed
-from trm_lightning.training.fit import build_trainer
 
 
 class Watching(L.Callback):

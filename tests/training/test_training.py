@@ -22,8 +22,9 @@ from trm_lightning.runs.checkpoint_file import read_checkpoint
 from trm_lightning.runs.load import load_run
 from trm_lightning.training import TrainingModule
 from trm_lightning.training import fit as training
+from trm_lightning.training.build import build_module, total_steps
 from trm_lightning.training.callbacks import Checkpoints
-from trm_lightning.training.fit import build_module, total_steps, train
+from trm_lightning.training.fit import train
 
 SHARDED = "lightning.pytorch.strategies.ModelParallelStrategy"
 PARALLEL = ("model=trm", "model.factorization=parallel", "model.dropout=0")
